@@ -1,0 +1,1 @@
+"""The lab: how pooling, layers and attention turn token states into embeddings."""
