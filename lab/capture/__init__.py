@@ -1,0 +1,10 @@
+"""All-layer hidden states of a model, pooled while they pass.
+
+`states` gives one labelled array h[layer, pool, example, dim] for a list of texts; `tap` gives the raw states of
+named modules for as long as a `with` block lasts; `blocks` shows which module is which layer.
+"""
+
+from lab.capture.states import states
+from lab.capture.tap import blocks, tap
+
+__all__ = ["blocks", "states", "tap"]

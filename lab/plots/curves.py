@@ -1,0 +1,64 @@
+"""One number per layer and pool, drawn over depth."""
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+import xarray as xr
+
+from lab.plots.style import COLOURS, SYMBOLS, quiet
+
+
+def layer_curves(
+    scores: xr.Dataset | xr.DataArray,
+    *,
+    title: str,
+    unit: str,
+    references: Mapping[str, float] | None = None,
+) -> go.Figure:
+    """A line per pool over the layers, with its interval as a band where there is one.
+
+    scores: [layer, pool], either one array or a dataset with estimate, low and high (lab.stats.bootstrap).
+    title: what to notice; unit: what the height means; references: {name: height} of dashed horizontal lines.
+    """
+    data = scores if isinstance(scores, xr.Dataset) else xr.Dataset({"estimate": scores})
+    if missing := {"layer", "pool"} - set(data["estimate"].dims):
+        raise ValueError(f"scores need the axes layer and pool; {sorted(missing)} missing from {data['estimate'].dims}")
+    layers = data["layer"].values.tolist()
+    figure = go.Figure()
+    for i, pool in enumerate(data["pool"].values):
+        line, colour = data.sel(pool=pool), COLOURS[i % len(COLOURS)]
+        group = {"legendgroup": str(pool)}
+        if "low" in data:
+            band = [*line["high"].values, *line["low"].values[::-1]]
+            figure.add_scatter(
+                x=layers + layers[::-1],
+                y=band,
+                fill="toself",
+                fillcolor=_translucent(colour),
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                **group,
+            )
+        figure.add_scatter(
+            x=layers,
+            y=line["estimate"].values,
+            name=str(pool),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+            hovertemplate=f"{pool}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
+            **group,
+        )
+    for name, height in (references or {}).items():
+        figure.add_hline(
+            y=height, line={"dash": "dash", "color": "gray"}, annotation={"text": name, "font": {"color": "gray"}}
+        )
+    figure.update_xaxes(title="layer (0 = embeddings)", tickvals=layers)
+    figure.update_yaxes(title=unit)
+    return quiet(figure, title=title)
+
+
+def _translucent(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
