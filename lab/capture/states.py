@@ -1,7 +1,7 @@
 """Hidden states of all layers for a list of texts, pooled inside the forward pass."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -21,7 +21,7 @@ from lab.pooling.functional import weighted_sum
 
 def states(
     model: Loaded,
-    texts: Sequence[str],
+    texts: Iterable[str],
     pools: Sequence[str] | Mapping[str, nn.Module] = ("mean",),
     layers: str | Sequence[int] = "all",
     *,
@@ -124,7 +124,7 @@ def _reduction(pools: dict[str, nn.Module], mask: Bool[Tensor, "B T"]) -> Callab
     return reduce
 
 
-def _checked_texts(texts: Sequence[str]) -> list[str]:
+def _checked_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings; got one string: put it in a list")
     texts = list(texts)

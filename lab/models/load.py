@@ -34,6 +34,7 @@ def load(
     Raises ValueError for an unknown name, a folder without config or safetensors, and a checksum that differs.
     """
     where, source = _resolve(name)
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -41,7 +42,7 @@ def load(
         # the tokenizer first: it is small, so a wrong name fails before gigabytes of weights move
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModel.from_pretrained(where, use_safetensors=True, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"no model {name!r} could be loaded: it is neither 'minilm' nor a folder with config.json and "
             f"*.safetensors, and as a hub id it failed with: {error}"

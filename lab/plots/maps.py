@@ -2,7 +2,7 @@
 
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,14 +13,14 @@ from lab.plots.style import COLOURS, quiet
 
 
 def point_maps(
-    maps: Mapping[str, xr.DataArray], labels: Sequence[str], texts: Sequence[str], *, title: str
+    maps: Mapping[str, xr.DataArray], labels: Iterable[str], texts: Iterable[str], *, title: str
 ) -> go.Figure:
     """Maps of the same examples side by side, one colour per label; a click in the legend hides a label everywhere.
 
     maps: {heading: coordinates [example, axis]}, such as lab.geometry.project gives; labels, texts: one per example,
     escaped here. Axes carry no numbers: distances on such maps mean little, neighbourhoods more.
     """
-    labels = np.asarray(labels).astype(str)
+    labels, texts = np.array([str(label) for label in labels]), list(texts)
     sizes = {heading: len(xy) for heading, xy in maps.items()}
     if set(sizes.values()) != {len(labels)} or len(texts) != len(labels):
         raise ValueError(

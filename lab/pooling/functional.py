@@ -37,4 +37,4 @@ def masked_max(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Te
 
 def positions(mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """1, 2, 3 ... along the real tokens of each row, 0 at padding, wherever the padding stands."""
-    return (mask.cumsum(1) * mask).to(torch.float32)
+    return (mask.cumsum(1) * mask).to(torch.float64)

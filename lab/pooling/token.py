@@ -1,7 +1,7 @@
 """Token pooling without parameters: [B, T, D] states and a mask to one vector per row.
 
 A linear pool is a row of weights computed from the mask alone, so several of them share one read of the states:
-`weights(mask)` gives the row, `forward` applies it. Empty rows give zeros.
+`weights(mask)` gives the row (in float64, it is small), `forward` applies it. Empty rows give zeros.
 """
 
 import torch
@@ -33,7 +33,7 @@ class FirstPool(LinearPool):
     """
 
     def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        return (positions(mask) == 1).to(torch.float32)
+        return (positions(mask) == 1).to(torch.float64)
 
 
 class LastPool(LinearPool):
@@ -44,7 +44,7 @@ class LastPool(LinearPool):
 
     def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         at = positions(mask)
-        return ((at == at.amax(1, keepdim=True)) & mask).to(torch.float32) if mask.shape[1] else at
+        return ((at == at.amax(1, keepdim=True)) & mask).to(torch.float64) if mask.shape[1] else at
 
 
 class MeanPool(LinearPool):
@@ -54,7 +54,7 @@ class MeanPool(LinearPool):
     """
 
     def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        real = mask.to(torch.float32)
+        real = mask.to(torch.float64)
         return real / real.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -66,7 +66,7 @@ class SqrtMeanPool(LinearPool):
     """
 
     def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        real = mask.to(torch.float32)
+        real = mask.to(torch.float64)
         return real / real.sum(1, keepdim=True).clamp(min=1).sqrt()
 
 

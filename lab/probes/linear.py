@@ -1,6 +1,6 @@
 """Can a linear map read a label off the states? Cross-validated, in every layer and pool."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 def linear(
     states: xr.Dataset,
-    labels: Sequence,
+    labels: Iterable,
     *,
-    groups: Sequence | None = None,
+    groups: Iterable | None = None,
     folds: int = 5,
     penalty: float = 100.0,
     seed: int = 0,
@@ -36,7 +36,7 @@ def linear(
     from threadpoolctl import threadpool_limits
 
     h = states["h"].transpose("layer", "pool", "example", "dim")
-    y = np.asarray(labels)
+    y = np.array(list(labels))
     splits = stratified_splits(y, groups, folds, seed, h.sizes["example"])
     score = np.empty((*h.shape[:2], folds))
     correct = np.empty(h.shape[:3], dtype=bool)
@@ -57,21 +57,20 @@ def linear(
 
 
 def stratified_splits(
-    y: np.ndarray, groups: Sequence | None, folds: int, seed: int, n: int
+    y: np.ndarray, groups: Iterable | None, folds: int, seed: int, n: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test indices of each fold, labels balanced, groups kept whole; checked against n examples."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    if y.shape != (n,) or (groups is not None and len(groups) != n):
-        got = f"labels {y.shape}" + (f" and {len(groups)} groups" if groups is not None else "")
-        raise ValueError(f"states hold {n} examples; got {got}")
-    units = np.asarray(groups) if groups is not None else np.arange(n)
+    units = np.arange(n) if groups is None else np.array(list(groups))
+    if y.shape != (n,) or units.shape != (n,):
+        raise ValueError(f"states hold {n} examples; got labels {y.shape} and groups {units.shape}")
     fewest, rarest = min((len(set(units[y == label])), str(label)) for label in np.unique(y))
     if folds < 2 or fewest < folds:
         kind = "examples" if groups is None else "groups"
         raise ValueError(f"{folds} folds need 2 or more, and as many {kind} of every label; {rarest!r} has {fewest}")
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(n), y, units))
+    return list(splitter.split(np.zeros(n), y, None if groups is None else units))
 
 
 def chance(y: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """What the bare words give away: TF-IDF baselines that any state of a model should beat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from lab.probes.linear import stratified_splits
 from lab.probes.retrieval import mean_ranks
 
 
-def words_retrieval(queries: Sequence[str], documents: Sequence[str]) -> xr.Dataset:
+def words_retrieval(queries: Iterable[str], documents: Iterable[str]) -> xr.Dataset:
     """The variables of `retrieval` over [example], ranked by the cosine of TF-IDF vectors fitted on the documents."""
+    queries, documents = list(queries), list(documents)
     if len(queries) != len(documents):
         raise ValueError(f"query i belongs to document i; got {len(queries)} queries and {len(documents)} documents")
     vectorizer = _vectorizer()
@@ -24,13 +25,13 @@ def words_retrieval(queries: Sequence[str], documents: Sequence[str]) -> xr.Data
 
 
 def words_linear(
-    texts: Sequence[str], labels: Sequence, *, groups: Sequence | None = None, folds: int = 5, seed: int = 0
+    texts: Iterable[str], labels: Iterable, *, groups: Iterable | None = None, folds: int = 5, seed: int = 0
 ) -> xr.DataArray:
     """correct[example] of a logistic regression on TF-IDF, over the same folds as `linear`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    y, texts = np.asarray(labels), np.asarray(texts, dtype=object)
+    y, texts = np.array(list(labels)), np.array(list(texts), dtype=object)
     correct = np.empty(len(y), dtype=bool)
     for train, test in stratified_splits(y, groups, folds, seed, len(texts)):
         probe = make_pipeline(_vectorizer(), LogisticRegression(C=10, max_iter=1000)).fit(texts[train], y[train])

@@ -1,0 +1,241 @@
+"""lab.capture: equality with transformers' own hidden states, pooled on the fly; hooks that cannot leak."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lab
+from lab.capture.batches import Tokens, batches, tokenize
+from lab.pooling import POOLS
+
+TEXTS = ["a singular value decomposition", "", "hello", "mean of the tokens " * 9, "x", "the last of them is here"]
+
+
+@pytest.fixture(scope="module", params=["minilm", "llama", "gpt2", "bert"])
+def model(request, minilm):
+    return minilm if request.param == "minilm" else lab.models.tiny(request.param, layers=3, dim=16, heads=2)
+
+
+def hooks_of(module):
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+def one_by_one(model, text, pool):
+    """The states of one text by transformers' output_hidden_states, pooled afterwards: [layer, dim]."""
+    encoded = model.tokenizer(text, return_tensors="pt", return_token_type_ids=False)  # GPT-2 would add them
+    with torch.inference_mode():
+        hidden = model.model(**encoded, output_hidden_states=True).hidden_states
+    return torch.cat([POOLS[pool](model.dim)(h, encoded["attention_mask"].bool()) for h in hidden]).numpy()
+
+
+def test_equals_output_hidden_states_for_every_layer_and_pool(model):
+    got = lab.capture.states(model, TEXTS, pools=list(POOLS), batch_tokens=40)
+    assert got.h.dims == ("layer", "pool", "example", "dim")
+    assert got.layer.values.tolist() == list(range(model.depth + 1))
+    for pool in POOLS:
+        for i, text in enumerate(TEXTS):
+            np.testing.assert_allclose(got.h.sel(pool=pool)[:, i], one_by_one(model, text, pool), rtol=1e-4, atol=1e-4)
+    assert tuple(got.normed.values) == model.normed
+    assert got.tokens.values.tolist() == [len(model.tokenizer(text)["input_ids"]) for text in TEXTS]
+
+
+def test_matches_sentence_transformers(minilm):
+    """The last layer's mean, scaled to length one, is what the model's authors call its embedding."""
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(minilm.source, device="cpu")
+    want = peer.encode(TEXTS)
+    got = lab.capture.states(minilm, TEXTS, layers=[-1]).h[0, 0].values
+    np.testing.assert_allclose(got / np.linalg.norm(got, axis=1, keepdims=True), want, atol=2e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 64, 10_000])
+def test_batching_changes_nothing(budget):
+    model = lab.models.tiny("bert", layers=1, dim=16, heads=2)
+    want = lab.capture.states(model, TEXTS, pools=("mean", "max"))
+    got = lab.capture.states(model, TEXTS, pools=("mean", "max"), batch_tokens=budget)
+    np.testing.assert_allclose(got.h, want.h, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_without_any_token_is_a_zero_vector(model):
+    bare = lab.capture.states(model, TEXTS, pools=list(POOLS))
+    empty = model.tokenizer
+    model_without = lab.models.Loaded(
+        **{
+            **vars(model),
+            "tokenizer": lambda texts, **_: {"input_ids": [[] if t == "" else empty(t)["input_ids"] for t in texts]},
+        }
+    )
+    got = lab.capture.states(model_without, TEXTS, pools=list(POOLS))
+    assert not got.h[:, :, 1].any()
+    np.testing.assert_allclose(got.h.drop_isel(example=1), bare.h.drop_isel(example=1), rtol=1e-4, atol=1e-4)
+
+
+def test_long_texts_are_cut_and_counted(minilm):
+    long = "word " * 400
+    got = lab.capture.states(minilm, ["short", long, long], layers=[6])
+    assert got.truncated.values.tolist() == [False, True, True]
+    assert (got.attrs["n_truncated"], got.attrs["max_length"]) == (2, 256)
+    assert got.tokens.values.tolist() == [3, 256, 256]
+    cut = lab.capture.states(minilm, ["one two three four"], pools=("last",), max_length=4)
+    assert (cut.attrs["n_truncated"], cut.tokens.item()) == (1, 4)
+    # the closing special token stays
+    closed = lab.capture.states(minilm, ["one two"], pools=("last",))
+    np.testing.assert_allclose(cut.h, closed.h, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_and_pools_are_selected_in_the_order_asked_for():
+    model = lab.models.tiny("gpt2", layers=2, dim=16, heads=2)
+    whole = lab.capture.states(model, TEXTS, pools=("first", "max"))
+    some = lab.capture.states(model, TEXTS, pools=("max", "first"), layers=[-1, 0])
+    assert some.layer.values.tolist() == [2, 0]
+    xr.testing.assert_allclose(some.h, whole.h.sel(layer=[2, 0], pool=["max", "first"]))
+
+
+def test_a_module_of_ones_own_is_a_pool_and_its_mode_and_the_models_are_restored():
+    class Noisy(torch.nn.Dropout):
+        def forward(self, x, mask):
+            return super().forward(POOLS["mean"](3)(x, mask))
+
+    model, noisy = lab.models.tiny("bert", layers=1, dim=16, heads=2), Noisy(0.9)
+    model.model.train()
+    model.model.pooler.eval()
+    got = lab.capture.states(model, TEXTS, pools={"noisy": noisy, "mean": POOLS["mean"]()})
+    np.testing.assert_allclose(got.h.sel(pool="noisy"), got.h.sel(pool="mean"))  # no dropout: neither ours nor BERT's
+    assert noisy.training
+    assert model.model.training
+    assert not model.model.pooler.training
+    with pytest.raises(ValueError, match=r"pool 'wide' turns \[1, 2, 16\] into \[1, 32\]"):
+        lab.capture.states(model, TEXTS, pools={"wide": lambda_module(lambda x, _: torch.cat([x, x], -1)[:, 0])})
+
+
+def lambda_module(function):
+    module = torch.nn.Module()
+    module.forward = function
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"texts": []}, ValueError, "texts is empty"),
+        ({"texts": ["a", 3, None]}, TypeError, r"2 are not.*\(1, 'int'\), \(2, 'NoneType'\)"),
+        ({"texts": "a"}, TypeError, "one string: put it in a list"),
+        ({"pools": ("meen",)}, ValueError, r"no pool \['meen'\]; there are \['first'"),
+        ({"pools": ()}, ValueError, "no pool was named"),
+        ({"pools": ("mean", "mean")}, ValueError, "must differ"),
+        ({"layers": [0, 3]}, ValueError, r"no layer \[3\]; there are 0 \(embeddings\) to 2"),
+        ({"layers": "last"}, ValueError, "must be 'all' or numbers"),
+        ({"layers": [1, -2]}, ValueError, "at least one and differ"),
+        ({"layers": []}, ValueError, "at least one and differ"),
+        ({"max_length": 0}, ValueError, "max_length must be at least 1"),
+        ({"batch_tokens": 0}, ValueError, "batch_tokens must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused_before_the_model_runs(arguments, error, says, monkeypatch):
+    model = lab.models.tiny("bert", layers=2, dim=16, heads=2)
+    monkeypatch.setattr(model.model, "forward", lambda *_, **__: pytest.fail("the model ran"))
+    with pytest.raises(error, match=says):
+        lab.capture.states(model, **{"texts": TEXTS, **arguments})
+
+
+def test_a_model_without_a_tokenizer_is_refused():
+    with pytest.raises(ValueError, match=r"takes images; lab\.capture\.tap"):
+        lab.capture.states(lab.models.tiny("vit", layers=1, dim=16, heads=2), TEXTS)
+
+
+def test_tap_gives_raw_states_and_leaves_no_hook(model):
+    encoded = model.tokenizer("a few tokens", return_tensors="pt")
+    before = hooks_of(model.model)
+    inner = model.blocks[1]
+    with torch.inference_mode(), lab.capture.tap(model, ["layer.0", "layer.1", f"layer.{model.depth}", inner]) as seen:
+        assert seen == {}
+        model.model(**encoded)
+        first = dict(seen)
+        want = model.model(**encoded, output_hidden_states=True).hidden_states
+    for name, state in {
+        "layer.0": want[0],
+        "layer.1": want[1],
+        f"layer.{model.depth}": want[-1],
+        inner: want[2],
+    }.items():
+        torch.testing.assert_close(first[name], state)
+    kept = hooks_of(model.model)  # transformers leaves its own, once
+    with lab.capture.tap(model, ["layer.1"]):
+        pass
+    assert hooks_of(model.model) == kept >= before
+
+
+def test_no_hook_survives_an_exception_or_a_wrong_name():
+    model = lab.models.tiny("bert", layers=2, dim=16, heads=2)
+    assert hooks_of(model.model) == 0
+    with pytest.raises(ZeroDivisionError), lab.capture.tap(model, ["layer.1", "pooler"]):
+        1 / hooks_of(model.model).__rsub__(2)  # both hooks are there: 2 - 2
+    assert hooks_of(model.model) == 0
+    with pytest.raises(
+        ValueError, match=r"no layer or submodule \['layer.9'\]; there are layer.0 .. layer.2, submodules"
+    ):
+        lab.capture.tap(model, ["layer.1", "layer.9"]).__enter__()
+    lab.capture.tap(model, ["layer.1"])  # never entered
+    assert hooks_of(model.model) == 0
+
+    def broken(x, mask):
+        if x.shape[1] > 2:  # past the trial on two tokens
+            raise RuntimeError("broken pool")
+        return x[:, 0]
+
+    with pytest.raises(RuntimeError, match="broken pool"):
+        lab.capture.states(model, TEXTS, pools={"broken": lambda_module(broken)})
+    assert hooks_of(model.model) == 0
+
+
+def test_outputs_are_the_same_bits_with_and_without_a_tap(model):
+    encoded = model.tokenizer("a few tokens", return_tensors="pt")
+    with torch.inference_mode():
+        plain = model.model(**encoded).last_hidden_state
+        with lab.capture.tap(model, ["layer.0", "layer.1"]):
+            tapped = model.model(**encoded).last_hidden_state
+    assert torch.equal(plain, tapped)
+
+
+def test_tap_works_on_images_and_plain_modules():
+    vit = lab.models.tiny("vit", layers=2, dim=16, heads=2)
+    with lab.capture.tap(vit, ["layer.2"]) as seen:
+        out = vit.model(pixel_values=torch.zeros(3, 1, 8, 8)).last_hidden_state
+    assert torch.equal(seen["layer.2"], out.detach())
+    assert not seen["layer.2"].requires_grad
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    with lab.capture.tap(plain, ["0"]) as seen:
+        plain(torch.ones(4, 2))
+    assert seen["0"].shape == (4, 3)
+
+
+def test_blocks_shows_where_each_layer_is_taken(minilm):
+    table = lab.capture.blocks(minilm)
+    assert table["module"].tolist()[1:-1] == list(minilm.blocks[:-1])
+    assert table["normed"].all()
+    assert len(table) == minilm.depth + 1
+
+
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40), budget=st.integers(1, 100))
+def test_batches_hold_every_text_once_within_the_budget(lengths, budget):
+    tokens = Tokens([list(range(1, n + 1)) for n in lengths], np.zeros(len(lengths), bool))
+    made = list(batches(tokens, budget))
+    assert sorted(np.concatenate([batch.index for batch in made]).tolist()) == list(range(len(lengths)))
+    widths = [batch.ids.shape[1] for batch in made]
+    assert widths == sorted(widths, reverse=True)
+    for batch in made:
+        assert batch.ids.numel() <= budget or len(batch.index) == 1
+        for row, i in enumerate(batch.index):
+            assert batch.mask[row].sum() == lengths[i]
+            assert batch.ids[row][batch.mask[row]].tolist() == tokens.ids[i]
+
+
+def test_the_window_cuts_only_what_is_longer(minilm):
+    tokens = tokenize(minilm.tokenizer, ["one", "one two three"], 4)
+    assert tokens.truncated.tolist() == [False, True]
+    assert [len(row) for row in tokens.ids] == [3, 4]
+    assert tokens.ids[1][-1] == minilm.tokenizer.sep_token_id

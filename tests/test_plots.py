@@ -1,0 +1,58 @@
+"""lab.plots: what was measured is what is drawn, and text from data cannot become markup."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import xarray as xr
+
+from lab import plots, stats
+
+
+def scores():
+    values = np.random.default_rng(0).normal(size=(3, 2, 40))
+    coords = {"layer": [0, 1, 2], "pool": ["mean", "max"]}
+    return xr.DataArray(values, dims=("layer", "pool", "example"), coords=coords)
+
+
+def test_layer_curves_draw_the_estimates_inside_their_bands():
+    table = stats.bootstrap(scores())
+    figure = plots.layer_curves(table, title="what to notice", unit="MRR", references={"chance": 0.25})
+    assert isinstance(figure, go.Figure)
+    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert list(lines) == ["mean", "max"]
+    for pool, band in zip(("mean", "max"), bands, strict=True):
+        np.testing.assert_allclose(lines[pool].y, table.estimate.sel(pool=pool))
+        assert band.legendgroup == lines[pool].legendgroup
+        np.testing.assert_allclose(band.y[:3], table.high.sel(pool=pool))
+        np.testing.assert_allclose(band.y[3:], table.low.sel(pool=pool)[::-1])
+    assert figure.layout.xaxis.title.text == "layer (0 = embeddings)"
+    assert figure.layout.yaxis.title.text == "MRR"
+    assert [(a.text, shape.y0) for a, shape in zip(figure.layout.annotations, figure.layout.shapes, strict=True)] == [
+        ("chance", 0.25)
+    ]
+
+
+def test_layer_curves_without_intervals_draw_lines_alone():
+    figure = plots.layer_curves(scores().mean("example"), title="t", unit="u")
+    assert [trace.mode for trace in figure.data] == ["lines+markers"] * 2
+    with pytest.raises(ValueError, match=r"\['pool'\] missing"):
+        plots.layer_curves(scores().mean("example").isel(pool=0), title="t", unit="u")
+
+
+def test_point_maps_draw_every_point_once_under_its_label():
+    drawn = np.random.default_rng(0).normal(size=(2, 6, 2))
+    xy = {name: xr.DataArray(a, dims=("example", "axis")) for name, a in zip(("best", "worst <1>"), drawn, strict=True)}
+    labels, texts = ["b", "a", "a", "b", "a", "a<i>"], ["<script>alert(1)</script>", *"vwxyz"]
+    figure = plots.point_maps(xy, labels, texts, title="t")
+    assert len(figure.data) == 6
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "a&lt;i&gt;", "b"]
+    for column, points in enumerate(xy.values()):
+        trace = figure.data[3 * column]
+        np.testing.assert_allclose(np.c_[trace.x, trace.y], points.values[[1, 2, 4]])
+    written = figure.to_json()
+    assert "<script>" not in written
+    assert "u003cscript" not in written
+    assert [a.text for a in figure.layout.annotations] == ["best", "worst &lt;1&gt;"]
+    with pytest.raises(ValueError, match="one label and one text per point"):
+        plots.point_maps(xy, labels[:3], texts, title="t")
