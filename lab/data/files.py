@@ -24,8 +24,9 @@ def read(
     source: a path whose suffix is .jsonl, .json, .csv or .parquet, an existing folder of such files in the
     hub's form, or else the name of a hub data set ("owner/name"); code shipped with a data set never runs.
     A file has the one split "train". Other columns than the required ones are kept. In a csv file only an
-    empty cell is missing; "NA" and "None" are words. n: that many rows drawn under the seed, in their order;
-    all by default. A file is read anew each time and leaves no copy; the hub's data are cached by `datasets`.
+    empty cell is missing, "NA" and "None" are words; in a folder or on the hub, the data set's settings hold.
+    n: that many rows drawn under the seed, in their order; all by default. A file or folder is read anew each
+    time and leaves no copy; the hub's data are cached by `datasets`.
 
     Raises ValueError, chained from its cause, for what cannot be found, reached or parsed, for an unknown
     suffix, split or column, for an empty table or a hole in a required column, and for an n beyond its rows.

@@ -101,9 +101,9 @@ def sources(package: str) -> list[Source]:
     found = []
     for folder, folders, files in os.walk(root):
         # a folder that is no identifier cannot be imported: templates, data, __pycache__ has no source
-        folders[:] = sorted(name for name in folders if name.isidentifier() and name not in SKIPPED)
+        folders[:] = [name for name in folders if name.isidentifier() and name not in SKIPPED]
         inside = (package, *Path(folder).relative_to(root).parts)
-        for name in sorted(files):
+        for name in files:
             stem = name.removesuffix(".py")
             if stem != name and stem.isidentifier() and not _tests(stem):
                 module = ".".join(inside if stem == "__init__" else (*inside, stem))

@@ -42,9 +42,8 @@ class Loaded:
         sight = "causal" if self.causal else "bidirectional"
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
         return (
-            f"Loaded({self.name!r}: {type(self.model).__name__}, {self.depth} blocks {self.blocks[0]} .. "
-            f"{self.blocks[-1]}, {self.dim} wide, {sight}, window {self.window}, {size:.1f} M parameters, "
-            f"{self.device})"
+            f"{self.name}: {type(self.model).__name__}, {size:.1f} M parameters on {self.device}\n"
+            f"{self.depth} blocks {self.blocks[0]} .. {self.blocks[-1]}, {self.dim} wide, {sight}, window {self.window}"
         )
 
 

@@ -33,6 +33,7 @@ def layer_curves(
             figure.add_scatter(
                 x=layers + layers[::-1],
                 y=band,
+                mode="lines",
                 fill="toself",
                 fillcolor=_translucent(colour),
                 line={"width": 0},
@@ -52,7 +53,10 @@ def layer_curves(
         )
     for name, height in (references or {}).items():
         figure.add_hline(
-            y=height, line={"dash": "dash", "color": "gray"}, annotation={"text": name, "font": {"color": "gray"}}
+            y=height,
+            line={"dash": "dash", "color": "gray"},
+            annotation={"text": name, "font": {"color": "gray"}},
+            annotation_position="top left",  # curves that rise with depth leave that corner free
         )
     figure.update_xaxes(title="layer (0 = embeddings)", tickvals=layers)
     figure.update_yaxes(title=unit)

@@ -45,8 +45,8 @@ def point_maps(
                 col=column,
             )
     quiet(figure, title=title, height=520)
-    figure.update_xaxes(showticklabels=False, showgrid=False)
-    return figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure.update_xaxes(visible=False)
+    return figure.update_yaxes(visible=False)
 
 
 def _hover(text: str) -> str:
