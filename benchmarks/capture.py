@@ -9,7 +9,6 @@ within the round. The table is printed and stored in benchmarks/results/ under t
 
 import argparse
 import json
-import re
 import resource
 import statistics
 import subprocess
@@ -17,10 +16,10 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
+from shared.results import write
 from tqdm import tqdm
 
 import lab
@@ -142,13 +141,12 @@ def main() -> None:
         return serve(given.serve, given.texts)
     lab.data.corpus()  # harvested once, before the processes need it
     seen = measure(given.texts, given.rounds)
-    where = Path(__file__).parent / "results" / f"capture-{re.sub(r'[^a-z0-9]+', '-', device().lower())}.md"
-    where.parent.mkdir(exist_ok=True)
     used = {name: versions()[name] for name in ("python", "torch", "transformers", "sentence-transformers")}
-    where.write_text(
+    where = write(
+        "capture",
+        "md",
         f"# Capture on {device()}\n\n{MODEL}, {given.texts} docstrings, {given.rounds} rounds; "
         f"{', '.join(f'{name} {version}' for name, version in used.items())}\n\n{table(seen, given.texts)}\n",
-        encoding="utf-8",
     )
     print(where.read_text(encoding="utf-8"))
     return None

@@ -4,6 +4,7 @@ Reading order, which is also the direction the data flows; nothing imports upwar
 
     data       corpora and tasks                 lab.data.docstrings(n=2000, seed=0)
     models     what we look at                   lab.models.load("minilm")
+    kernels    reductions, fast on a GPU         lab.kernels.KERNELS
     pooling    token states to one vector        lab.pooling.POOLS["mean"](dim)(x, mask)
     capture    all-layer hidden states, pooled   lab.capture.states(model, texts, pools=("mean", "last"))
     probes     what a layer knows                lab.probes.retrieval(queries, documents)
@@ -19,7 +20,7 @@ are first used, so `import lab` costs nothing.
 from importlib import import_module
 from types import ModuleType
 
-ROOMS = ("data", "models", "pooling", "capture", "probes", "geometry", "stats", "plots", "reports")
+ROOMS = ("data", "models", "kernels", "pooling", "capture", "probes", "geometry", "stats", "plots", "reports")
 
 __version__ = "0.1.0"
 

@@ -1,10 +1,58 @@
-"""The pooling operators: any module with `forward(x, mask)`, x [B, T, D], mask bool [B, T] with True = real token.
+"""The pooling operators, in three families; a line in a registry enrols one in tests, benchmark, gallery and table.
 
-The contract of every one: rows without a real token give zeros and zero gradient, padding is never read (NaN in it
-does not leak), its side does not matter, half inputs accumulate in float32 and return their own dtype.
+    POOLS[name](dim)(x, mask)                  tokens to one vector per text: x [B, T, D], mask bool [B, T], True = real
+                                               token, or ragged x [N, D] with int offsets [S + 1] in the mask's place
+    LAYER_POOLS[name](dim, num_layers)(h)      states already pooled per layer, h [L, ..., D], to [..., D]
+    MAP_POOLS[name](channels)(x)               feature maps x [B, C, H, W]
+
+The contract of the token pools: rows without a real token give zeros and zero gradient, padding is never read (NaN in
+it does not leak), its side does not matter, padded and ragged give the same numbers, half inputs accumulate in float32
+and return their own dtype. `lab.pooling.interchange` exports pools to sentence-transformers and takes its own in.
 """
 
 from lab.pooling import functional
+from lab.pooling.adapool import AdaPool2d, AdaUnpool2d
+from lab.pooling.aggregation import Aggregation
+from lab.pooling.attention import PMA, AttSetsPool, GatedAttentionPool, MultiHeadAttentionPool
+from lab.pooling.centroids import class_centroids
+from lab.pooling.concat import ConcatPool
+from lab.pooling.gem import GeM2d, RegionalGeM, ReLUP, ScaleGeM
+from lab.pooling.generalized import GNP, GeM, GroupGeM, LSEPool, NormWeightedMeanPool, SoftmaxPool
+from lab.pooling.gsp import GSP
+from lab.pooling.hopfield import HopfieldPooling
+from lab.pooling.keyvalue import DiscreteKeyValueBottleneck
+from lab.pooling.landmark import LandmarkPool
+from lab.pooling.latent import LatentAttentionPool, PerceiverPool
+from lab.pooling.layers import (
+    ConcatProject,
+    DimensionMix,
+    FirstLastMean,
+    LayerMax,
+    LayerMean,
+    LayerPick,
+    SoftmaxMix,
+    WeightedLayerMix,
+)
+from lab.pooling.layers_routed import AttentiveLayerFusion, GatedLayerRouter, LayerPair
+from lab.pooling.lip import LIP2d
+from lab.pooling.midam import MIDAMAttentionPool, MIDAMSoftmaxPool
+from lab.pooling.mixers import InceptionMixer, PfLayer
+from lab.pooling.multilayer import LastLayerPool, MultiLayerPool, MultiLayerResidualPool
+from lab.pooling.poset import PosetPool2d
+from lab.pooling.spans import SpanMaxPool
+from lab.pooling.spatial import (
+    EDSCWPool1d,
+    EDSCWPool2d,
+    EDSCWPool3d,
+    PoolMixer2d,
+    SoftPool1d,
+    SoftPool2d,
+    SoftPool3d,
+    SpatialPyramidPool2d,
+)
+from lab.pooling.spatial_learned import GatedPool2d, MixedPool2d, TreePool2d
+from lab.pooling.splade import SPLADEPool
+from lab.pooling.stochastic import S3Pool2d, StochasticPool2d
 from lab.pooling.token import (
     FirstPool,
     LastPool,
@@ -14,24 +62,72 @@ from lab.pooling.token import (
     PositionMeanPool,
     SqrtMeanPool,
 )
+from lab.pooling.weighted import ReceivedAttentionPool, SinkExcludingMeanPool
 
 POOLS = {
+    # one place or fixed weights
     "first": FirstPool,
     "last": LastPool,
     "mean": MeanPool,
-    "max": MaxPool,
     "sqrt_mean": SqrtMeanPool,
     "position_mean": PositionMeanPool,
+    "sink_excluding_mean": SinkExcludingMeanPool,
+    "landmark": LandmarkPool,
+    # by the values themselves
+    "max": MaxPool,
+    "gem": GeM,
+    "group_gem": GroupGeM,
+    "lse": LSEPool,
+    "softmax": SoftmaxPool,
+    "gnp": GNP,
+    "norm_weighted_mean": NormWeightedMeanPool,
+    "splade": SPLADEPool,
+    "span_max": SpanMaxPool,
+    "received_attention": ReceivedAttentionPool,
+    "concat": ConcatPool,
+    # by learned scores
+    "multihead_attention": MultiHeadAttentionPool,
+    "gated_attention": GatedAttentionPool,
+    "attsets": AttSetsPool,
+    "pma": PMA,
+    "hopfield": HopfieldPooling,
+    "gsp": GSP,
+    "latent_attention": LatentAttentionPool,
+    "perceiver": PerceiverPool,
+    "midam_softmax": MIDAMSoftmaxPool,
+    "midam_attention": MIDAMAttentionPool,
+    "key_value": DiscreteKeyValueBottleneck,
 }
-
-__all__ = [
-    "POOLS",
-    "FirstPool",
-    "LastPool",
-    "LinearPool",
-    "MaxPool",
-    "MeanPool",
-    "PositionMeanPool",
-    "SqrtMeanPool",
-    "functional",
-]
+LAYER_POOLS = {
+    "pick": LayerPick,
+    "mean": LayerMean,
+    "first_last": FirstLastMean,
+    "max": LayerMax,
+    "softmax_mix": SoftmaxMix,
+    "dimension_mix": DimensionMix,
+    "weighted_mix": WeightedLayerMix,
+    "concat_project": ConcatProject,
+    "router": GatedLayerRouter,
+    "attentive_fusion": AttentiveLayerFusion,
+    "pair": LayerPair,
+    "multilayer": MultiLayerPool,
+    "multilayer_residual": MultiLayerResidualPool,
+}
+MAP_POOLS = {
+    "soft": lambda channels: SoftPool2d(2),
+    "edscw": lambda channels: EDSCWPool2d(2),
+    "ada": lambda channels: AdaPool2d(2),
+    "mixed": lambda channels: MixedPool2d(2, channels=channels),
+    "gated": lambda channels: GatedPool2d(2),
+    "tree": lambda channels: TreePool2d(2),
+    "gem": lambda channels: GeM2d(2),
+    "pyramid": lambda channels: SpatialPyramidPool2d((1, 2, 4)),
+    "poset": lambda channels: PosetPool2d("n"),
+    "lip": lambda channels: LIP2d(channels),
+    "stochastic": lambda channels: StochasticPool2d(2),
+    "s3": lambda channels: S3Pool2d(2, 4),
+    "mixer": lambda channels: PoolMixer2d(3),
+    "pf_layer": lambda channels: PfLayer(channels, max(1, channels // 2)),
+    "regional_gem": lambda channels: RegionalGeM(),
+    "relup": lambda channels: ReLUP(),
+}

@@ -1,40 +1,125 @@
-"""The reductions that poolings stand on: plain functions of states and a mask."""
+"""The reductions that poolings stand on: plain functions of token states and of what says which tokens are real.
+
+Every one takes (x, mask) in either layout, and gives the same numbers in both:
+    padded    x [B, T, D], mask bool [B, T], True = real token, wherever the padding stands
+    ragged    x [N, D], mask = int offsets [S + 1]: segment s is x[offsets[s] : offsets[s + 1]]
+An empty segment gives zeros and zero gradient; what stands in padding (NaN included) is never read; half inputs
+accumulate in float32 and return their own dtype; inputs are not changed. ValueError or TypeError for bad input.
+"""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from lab.kernels import layout, segment_torch
+from lab.kernels import segment_pool as kernel
+from lab.kernels import segment_stats as stats_kernel
+from lab.kernels.layout import Segments, Tokens, check, counts, is_padded, positions, to_padded, to_ragged
+from lab.kernels.segment_stats import SegmentStats
 
-def check(x: Tensor, mask: Tensor) -> None:
-    """Raise ValueError or TypeError unless x is [B, T, D] of a float type and mask a bool [B, T]."""
-    if x.ndim != 3 or not x.is_floating_point():
-        raise ValueError(f"x must be [batch, tokens, dim] of a float type; got {tuple(x.shape)} of {x.dtype}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, True = real token; got {mask.dtype}: pass attention_mask.bool()")
-    if mask.shape != x.shape[:2]:
-        raise ValueError(f"mask must be {tuple(x.shape[:2])}, the first axes of x; got {tuple(mask.shape)}")
+__all__ = [
+    "SegmentStats",
+    "check",
+    "counts",
+    "is_padded",
+    "positions",
+    "segment_expand",
+    "segment_pool",
+    "segment_softmax",
+    "segment_stats",
+    "to_padded",
+    "to_ragged",
+    "weighted_sum",
+]
 
 
-def weighted_sum(
-    x: Float[Tensor, "B T D"], weights: Float[Tensor, "B P T"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B P D"]:
-    """y[b, p] = sum over real tokens t of weights[b, p, t] x[b, t]: P weightings of one read of x.
+def segment_pool(
+    x: Tokens, mask: Segments, mode: str, scores: Float[Tensor, "..."] | None = None
+) -> Float[Tensor, "S D"]:
+    """One vector of each segment, coordinate by coordinate.
 
-    Accumulates in float32 or wider, returns x's dtype. Whatever stands in padding (NaN included) is not read.
+    mode    "sum", "mean", "max", "min"
+            "std"       sqrt(1/n sum_t (x_t - mean)^2), the population's; gradient 0 where it is 0
+            "lse"       log sum_t exp(x_t); -inf if every x_t is
+            "softmax"   sum_t w_t x_t with w = softmax of the scores over the segment's tokens
+    scores  only for "softmax": one per token ([B, T] or [N]) or one per coordinate (the shape of x). A score of -inf
+            is a weight of 0; a segment with no other score gives zeros.
+    Of equal extrema the first token gets the whole gradient (torch.amax would share it out).
+    """
+    check(x, mask)
+    if mode not in kernel.MODES:
+        raise ValueError(f"mode must be one of {', '.join(kernel.MODES)}; got {mode!r}")
+    if (mode == "softmax") != (scores is not None):
+        raise ValueError(
+            f'scores go with mode "softmax" and with no other; got mode {mode!r}, scores {scores is not None}'
+        )
+    if scores is not None and scores.shape not in (x.shape, x.shape[:-1]):
+        raise ValueError(
+            f"scores must be {tuple(x.shape[:-1])}, one per token, or {tuple(x.shape)}, one per coordinate; "
+            f"got {tuple(scores.shape)}"
+        )
+    return kernel.segment_pool(x, mask, mode, scores)
+
+
+def segment_softmax(scores: Float[Tensor, "..."], mask: Segments) -> Float[Tensor, "..."]:
+    """exp(s_t) / sum_u exp(s_u) over each segment: [B, T], [B, T, K], [N] or [N, K], the same shape back.
+
+    Zero at padding and in empty segments. -inf is a weight of 0, also where nothing else stands in the segment.
+    """
+    _check_tokens(scores, mask, "scores")
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return segment_torch.softmax(scores.to(wide), mask).to(scores.dtype)
+
+
+def segment_expand(y: Shaped[Tensor, " S *K"], mask: Segments, tokens: int | None = None) -> Shaped[Tensor, "..."]:
+    """The value of each segment at each of its tokens, zero at padding: [B, *K] -> [B, T, *K], [S, *K] -> [N, *K].
+
+    The adjoint of the sum: <expand(y), x> = <y, sum(x)>. tokens: the N of a ragged result; reading it from the
+    offsets, where it is not given, waits for the device.
+    """
+    segments = len(mask) if is_padded(mask) else len(mask) - 1
+    if len(y) != segments:
+        raise ValueError(f"y must have one row for each of the {segments} segments; got {tuple(y.shape)}")
+    if is_padded(mask):
+        tokens = mask.shape[1]
+    elif tokens is None:
+        tokens = int(mask[-1])
+    return layout.keep(layout.expand(y, mask, tokens), mask)
+
+
+def weighted_sum(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Float[Tensor, "S P D"]:
+    """y[s, p] = sum over the segment's tokens t of weights[p, t] x[t]: P weightings of one read of x.
+
+    weights: [B, P, T] beside padded x, [N, P] beside ragged x.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    real = x.to(wide).masked_fill(~mask[..., None], 0)
-    return torch.bmm(weights.to(wide), real).to(x.dtype)
+    if is_padded(mask):
+        x_wide, weights = x.to(wide), weights.to(wide)
+        if x.device.type == "cpu" and not weights.requires_grad and not torch.compiler.is_compiling():
+            # 0 times a NaN or Inf is NaN: a finite sum has met none in padding, and a copy of x without it is spared
+            y = torch.bmm(torch.where(mask[:, None], weights, 0), x_wide)
+            if bool(y.isfinite().all()):
+                return y.to(x.dtype)
+        return torch.bmm(weights, layout.keep(x_wide, mask)).to(x.dtype)
+    products = weights.to(wide)[:, :, None] * x.to(wide)[:, None]
+    pooled = kernel.segment_pool(products.flatten(1), mask, "sum")  # and not index_add, which is atomic on a GPU
+    return pooled.unflatten(1, products.shape[1:]).to(x.dtype)
 
 
-def masked_max(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """y[b, d] = max over real tokens t of x[b, t, d]; zeros for a row without real tokens."""
-    if x.shape[1] == 0:
-        return x.sum(1)  # zeros, in the graph
-    top = x.masked_fill(~mask[..., None], -torch.inf).amax(1)
-    return top.masked_fill(~mask.any(1, keepdim=True), 0)
+def segment_stats(x: Tokens, mask: Segments) -> SegmentStats:
+    """mean, max, first and last token [S, D] and the moments of the tokens' L2 norms [S], from one read of x.
+
+    norm_mean = 1/n sum_t |x_t| and norm_square = 1/n sum_t |x_t|^2 are float32 for half inputs: their squares may
+    overflow float16.
+    """
+    check(x, mask)
+    return stats_kernel.segment_stats(x, mask)
 
 
-def positions(mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """1, 2, 3 ... along the real tokens of each row, 0 at padding, wherever the padding stands."""
-    return (mask.cumsum(1) * mask).to(torch.float64)
+def _check_tokens(values: Shaped[Tensor, "..."], mask: Segments, name: str) -> None:
+    """check for values [B, T], [B, T, K], [N] or [N, K]."""
+    if values.ndim < 1 + is_padded(mask):
+        raise ValueError(
+            f"{name} must be [B, T] or [B, T, K] beside a mask, [N] or [N, K] beside offsets; got {tuple(values.shape)}"
+        )
+    check(values[..., None] if values.ndim == 1 + is_padded(mask) else values, mask)

@@ -1,29 +1,40 @@
-"""Token pooling without parameters: [B, T, D] states and a mask to one vector per row.
+"""Token pooling without parameters: [B, T, D] states and a mask, or ragged [N, D] and offsets, to one vector per row.
 
-A linear pool is a row of weights computed from the mask alone, so several of them share one read of the states:
-`weights(mask)` gives the row (in float64, it is small), `forward` applies it. Empty rows give zeros.
+A linear pool is a weight per token computed from the mask alone, so several of them share one read of the states:
+`weights(mask)` gives the weights (in float64, they are small), `forward` applies them. Empty rows give zeros.
 """
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.pooling.functional import check, masked_max, positions, weighted_sum
+from lab.kernels.layout import Segments, Tokens
+from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
 
 
 class LinearPool(nn.Module):
-    """y[b] = sum over real t of w[b, t] x[b, t], with w = self.weights(mask). x (B, T, D), mask (B, T) -> (B, D)."""
+    """y[b] = sum over real t of w[b, t] x[b, t], with w = self.weights(mask). x (B, T, D), mask (B, T) -> (B, D).
+
+    A weighting is a function of two numbers per token, `self.weigh(at, n)`: its place 1 .. n among the real tokens
+    of its segment (0 at padding) and their number. So it is the same function in both layouts.
+    """
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.dim = dim  # every pool is built the same way; a fixed weighting has no use for the width
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         raise NotImplementedError(f"{type(self).__name__} must say its weights")
 
-    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    def weights(self, mask: Segments, tokens: int | None = None) -> Float[Tensor, "..."]:
+        """[B, T] for a mask; [N] for offsets, where `tokens` = N saves the wait that reading it from them costs."""
+        at = positions(mask, tokens)
+        n = segment_expand(counts(mask).to(at.dtype), mask, at.shape[-1])
+        return self.weigh(at, n.clamp(min=1))
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return weighted_sum(x, self.weights(mask)[:, None], mask)[:, 0]
+        weights = self.weights(mask, x.shape[-2])
+        return weighted_sum(x, weights[:, None], mask)[:, 0]
 
 
 class FirstPool(LinearPool):
@@ -32,8 +43,8 @@ class FirstPool(LinearPool):
     Devlin et al., 2019, section 4.1 (the final hidden vector of [CLS]; section recalled). https://arxiv.org/abs/1810.04805
     """
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        return (positions(mask) == 1).to(torch.float64)
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:  # noqa: ARG002
+        return (at == 1).to(at.dtype)
 
 
 class LastPool(LinearPool):
@@ -42,9 +53,8 @@ class LastPool(LinearPool):
     Neelakantan et al., 2022, section 2 (the state of the end-of-sequence token; section recalled). https://arxiv.org/abs/2201.10005
     """
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        at = positions(mask)
-        return ((at == at.amax(1, keepdim=True)) & mask).to(torch.float64) if mask.shape[1] else at
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return (at == n).to(at.dtype)
 
 
 class MeanPool(LinearPool):
@@ -53,9 +63,8 @@ class MeanPool(LinearPool):
     Reimers & Gurevych, 2019, section 3 (recalled). https://arxiv.org/abs/1908.10084
     """
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        real = mask.to(torch.float64)
-        return real / real.sum(1, keepdim=True).clamp(min=1)
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return (at > 0) / n
 
 
 class SqrtMeanPool(LinearPool):
@@ -65,9 +74,8 @@ class SqrtMeanPool(LinearPool):
     transformer encoder's sentence vector). https://arxiv.org/abs/1803.11175
     """
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        real = mask.to(torch.float64)
-        return real / real.sum(1, keepdim=True).clamp(min=1).sqrt()
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return (at > 0) / n.sqrt()
 
 
 class PositionMeanPool(LinearPool):
@@ -77,9 +85,8 @@ class PositionMeanPool(LinearPool):
     (equation number recalled). https://arxiv.org/abs/2202.08904
     """
 
-    def weights(self, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        at = positions(mask)
-        return at / at.sum(1, keepdim=True).clamp(min=1)
+    def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return 2 * at / (n * (n + 1))
 
 
 class MaxPool(nn.Module):
@@ -92,6 +99,6 @@ class MaxPool(nn.Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return masked_max(x, mask)
+        return segment_pool(x, mask, "max")

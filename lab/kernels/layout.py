@@ -1,0 +1,111 @@
+"""Two layouts of one thing, segments of tokens: padded x [B, T, D] with a bool mask, ragged x [N, D] with int offsets.
+
+Every function takes the second argument as it comes: bool means a mask (True = real token), integers mean offsets
+(S + 1 of them: segment s is rows offsets[s] to offsets[s + 1]). Per-segment results have one row per segment in both.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Integer, Shaped
+from torch import Tensor
+
+Tokens = Float[Tensor, "B T D"] | Float[Tensor, "N D"]
+Segments = Bool[Tensor, "B T"] | Integer[Tensor, " _"]
+
+
+def check(x: Tensor, mask: Tensor) -> None:
+    """Raise unless (x, mask) is one of the two layouts: [B, T, D] with bool [B, T], or [N, D] with offsets [S + 1].
+
+    ValueError for shapes and for offsets that are not 0 .. N and non-decreasing; TypeError for a type of mask that
+    is neither. The offsets' values are looked at in eager mode only: a compiled graph must not wait for them.
+    """
+    if not isinstance(x, Tensor) or not isinstance(mask, Tensor):
+        raise TypeError(f"x and mask must be tensors; got {type(x).__name__} and {type(mask).__name__}")
+    if x.ndim not in {2, 3} or not x.is_floating_point():
+        raise ValueError(
+            f"x must be [batch, tokens, dim] of a float type, or ragged [tokens, dim]; "
+            f"got {tuple(x.shape)} of {x.dtype}"
+        )
+    if x.ndim == 3:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be bool, True = real token; got {mask.dtype}: pass attention_mask.bool()")
+        if mask.shape != x.shape[:2]:
+            raise ValueError(f"mask must be {tuple(x.shape[:2])}, the first axes of x; got {tuple(mask.shape)}")
+        return
+    if mask.dtype == torch.bool:
+        raise ValueError(f"x beside a mask must be [batch, tokens, dim]; got {tuple(x.shape)}: ragged x takes offsets")
+    if mask.dtype not in {torch.int32, torch.int64}:
+        raise TypeError(f"offsets must be int32 or int64, [0, n_1, n_1 + n_2, ...]; got {mask.dtype}")
+    if mask.ndim != 1 or len(mask) < 1:
+        raise ValueError(f"offsets must be [segments + 1], at least [0]; got {tuple(mask.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    first, last, steps = int(mask[0]), int(mask[-1]), mask.diff()
+    if first != 0 or last != len(x) or bool((steps < 0).any()):
+        raise ValueError(
+            f"offsets must go from 0 to {len(x)}, the tokens of x, and never fall; got {first} to {last}"
+            f"{', falling' if bool((steps < 0).any()) else ''}: offsets = [0, n_1, n_1 + n_2, ...]"
+        )
+
+
+def is_padded(mask: Tensor) -> bool:
+    return mask.dtype == torch.bool
+
+
+def counts(mask: Segments) -> Integer[Tensor, " S"]:
+    """How many real tokens each segment has."""
+    return mask.sum(1) if is_padded(mask) else mask.diff()
+
+
+def segment_ids(offsets: Integer[Tensor, " _"], n: int) -> Integer[Tensor, " N"]:
+    """The segment of each of n ragged tokens; a search, so that no shape depends on the offsets' values."""
+    return torch.searchsorted(offsets, torch.arange(n, dtype=offsets.dtype, device=offsets.device), right=True) - 1
+
+
+def positions(mask: Segments, n: int | None = None) -> Float[Tensor, "..."]:
+    """1, 2, 3 ... along the real tokens of each segment, 0 at padding, wherever the padding stands. In float64.
+
+    Ragged: n, the number of tokens, is read from the offsets when not given (one wait for the device).
+    """
+    if is_padded(mask):
+        return (mask.cumsum(1) * mask).to(torch.float64)
+    at = torch.arange(int(mask[-1]) if n is None else n, device=mask.device)
+    return (at - mask[segment_ids(mask, len(at))] + 1).to(torch.float64)
+
+
+def expand(y: Shaped[Tensor, " S *K"], mask: Segments, n: int) -> Shaped[Tensor, "..."]:
+    """y of each segment at each of its tokens: [B, *K] -> [B, T, *K] (a view, with padding), [S, *K] -> [N, *K]."""
+    if is_padded(mask):
+        return y[:, None].expand(-1, n, *y.shape[1:])
+    if len(y) == 0:
+        return y.new_zeros(0, *y.shape[1:])
+    return y.index_select(0, segment_ids(mask, n))
+
+
+def keep(values: Tensor, mask: Segments, fill: float = 0.0) -> Tensor:
+    """The same values with `fill` at padding, whatever stood there; ragged tokens are all real."""
+    if not is_padded(mask):
+        return values
+    # where is three times as fast as masked_fill on a CPU, and unlike a product it lets no NaN through
+    return torch.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, fill)
+
+
+def to_padded(
+    x: Float[Tensor, " N *D"], offsets: Integer[Tensor, " _"]
+) -> tuple[Float[Tensor, "S T *D"], Bool[Tensor, "S T"]]:
+    """Ragged to padded, tokens to the left, zeros behind; T is the longest segment's length."""
+    lengths = counts(offsets)
+    longest = int(lengths.max()) if len(lengths) else 0
+    at = torch.arange(longest, device=x.device)
+    mask = at < lengths[:, None]
+    if len(x) == 0:
+        return x.new_zeros(*mask.shape, *x.shape[1:]), mask
+    # padding reads token 0 and is then cleared, so its gradient is zero
+    rows = torch.where(mask, offsets[:-1, None] + at, 0)
+    return keep(x[rows], mask), mask
+
+
+def to_ragged(
+    x: Float[Tensor, "B T *D"], mask: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, " N *D"], Integer[Tensor, " _"]]:
+    """Padded to ragged: the real tokens in their order, and the offsets of the rows."""
+    return x[mask], torch.nn.functional.pad(counts(mask).cumsum(0), (1, 0))

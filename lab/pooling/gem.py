@@ -1,0 +1,112 @@
+"""Generalized means of feature maps: GeM, and the regional and scale forms of SuperGlobal with its shifted ReLU."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.kernels.window_pool import window_pool
+from lab.kernels.windows import Ints
+from lab.pooling.spatial import check
+
+
+def power_mean(x: Tensor, p: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """(mean max(x, eps)^p)^(1/p) over some axes, kept as 1; scaled by the maximum, so no power over- or underflows."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(min=eps)
+    p = p.to(wide.dtype)
+    top = wide.detach().amax(dims, keepdim=True)
+    return (top * ((p * (wide / top).log()).exp().mean(dims, keepdim=True).log() / p).exp()).to(x.dtype)
+
+
+class GeM2d(nn.Module):
+    """GeM, y = (1/n sum_i max(x_i, eps)^p)^(1/p), over windows or (kernel_size=None) over the whole map; p learned.
+
+    x (B, C, H, W) -> (B, C, oH, oW), globally (B, C, 1, 1). p = e^log_p is always > 0; channels: None for one p, or
+    one a channel. p = 1 is the mean of max(x, eps), p -> inf the maximum. Radenovic, Tolias & Chum, TPAMI 2019, eq. 3
+    (number recalled; the authors' code was read). https://arxiv.org/abs/1711.02512
+    """
+
+    def __init__(
+        self, p: float = 3.0, eps: float = 1e-6, kernel_size: Ints | None = None, stride: Ints | None = None,
+        padding: Ints = 0, ceil_mode: bool = False, channels: int | None = None, learnable: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not 0 < p < math.inf or not eps > 0:
+            raise ValueError(f"p must be > 0 and finite, eps > 0; got p={p}, eps={eps}")
+        self.eps, self.kernel_size = eps, kernel_size
+        self.args = (kernel_size, stride, padding, ceil_mode)
+        self.log_p = nn.Parameter(torch.full((channels or 1,), math.log(p)), requires_grad=learnable)
+
+    @property
+    def p(self) -> Tensor:
+        return self.log_p.exp()
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
+        check(x, 2)
+        if self.kernel_size is None:
+            return power_mean(x, self.p.view(-1, 1, 1), (2, 3), self.eps)
+        return window_pool(x, "lp", *self.args, p=self.p, eps=self.eps)
+
+
+class RegionalGeM(nn.Module):
+    """Regional GeM, y = (r(x) + x) / 2 with r the power mean of a kernel_size x kernel_size neighbourhood, p = 2.5.
+
+    x (B, C, H, W) -> the same shape, reflected at the border. max(x, eps) is what has a power; the authors' code
+    gives NaN for a negative x. Shao et al., ICCV 2023 (SuperGlobal; the authors' code was read, equation not known).
+    https://arxiv.org/abs/2308.06954
+    """
+
+    def __init__(self, p: float = 2.5, kernel_size: int = 5, eps: float = 1e-6) -> None:
+        super().__init__()
+        if not p > 0 or kernel_size % 2 == 0 or kernel_size < 1:
+            raise ValueError(f"p must be > 0 and kernel_size odd; got p={p}, kernel_size={kernel_size}")
+        self.p, self.kernel_size, self.eps = p, kernel_size, eps
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        check(x, 2)
+        edge = self.kernel_size // 2
+        if min(x.shape[2:]) <= edge:
+            raise ValueError(f"a reflection of {edge} needs more rows and columns than that; got {tuple(x.shape[2:])}")
+        around = nn.functional.pad(x, [edge] * 4, mode="reflect")
+        return (window_pool(around, "lp", self.kernel_size, stride=1, p=self.p, eps=self.eps) + x) / 2
+
+
+class ScaleGeM(nn.Module):
+    """Scale GeM over one image's descriptors at S scales, y = (mean_s (x_s - m)^p)^(1/p) + m, m = min over s and d.
+
+    x (B, S, D) -> (B, D). p = inf: every descriptor to length 1, then the maximum over scales. The minimum is each
+    image's own, so that a batch gives what its images give. Shao et al., ICCV 2023 (SuperGlobal; the authors' code
+    was read, equation not known). https://arxiv.org/abs/2308.06954
+    """
+
+    def __init__(self, p: float = 10.0) -> None:
+        super().__init__()
+        if not p > 0:
+            raise ValueError(f"p must be > 0; got {p}")
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B D"]:
+        if x.ndim != 3 or not x.is_floating_point() or x.shape[1] == 0:
+            raise ValueError(f"x must be [batch, scales >= 1, dim] of a float type; got {tuple(x.shape)} of {x.dtype}")
+        if self.p == math.inf:
+            return nn.functional.normalize(x, dim=-1).amax(1)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        low = wide.amin((1, 2), keepdim=True)
+        tiny = torch.finfo(wide.dtype).tiny
+        return (power_mean(wide - low, wide.new_tensor(self.p), (1,), tiny) + low)[:, 0].to(x.dtype)
+
+
+class ReLUP(nn.Module):
+    """ReLUP, y = max(x, alpha), elementwise: a shifted clamp (its name reads like a power). alpha = 0 is ReLU.
+
+    Shao et al., ICCV 2023 (SuperGlobal; the authors' code was read, equation not known).
+    https://arxiv.org/abs/2308.06954
+    """
+
+    def __init__(self, alpha: float = 0.014) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        return x.clamp(min=self.alpha)

@@ -1,0 +1,206 @@
+"""Generalised means over tokens, each coordinate by itself: one scalar moves a pool between mean, max and sum.
+
+All are computed through logarithms, so no power and no exponential overflows, in half precision either.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.kernels.layout import Segments, Tokens, keep
+from lab.pooling.functional import check, counts, segment_expand, segment_pool
+from lab.pooling.selection import blank
+
+
+def positive(raw: Tensor) -> Tensor:
+    """softplus(raw): no optimiser step can take it to zero or below."""
+    return nn.functional.softplus(raw, threshold=50)
+
+
+def raw(value: float, name: str, trainable: bool, shape: tuple[int, ...] = ()) -> nn.Parameter:
+    """The parameter whose softplus is `value`."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite; got {value}")
+    start = value + math.log(-math.expm1(-value))
+    return nn.Parameter(torch.full(shape, start, dtype=torch.get_default_dtype()), requires_grad=trainable)
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The type to accumulate in: float32, or x's own where that is wider."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def log_sum(x: Tensor, mask: Segments, p: Tensor, eps: float) -> Tensor:
+    """ln sum_t max(x_t, eps)^p = LSE_t(p ln max(x_t, eps)), in float32 or wider."""
+    return segment_pool(p * x.to(wide(x)).clamp(min=eps).log(), mask, "lse")
+
+
+def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
+    """ln n as a column, 0 for rows without tokens."""
+    return counts(mask).clamp(min=1).to(dtype).log()[:, None]
+
+
+class GeM(nn.Module):
+    """Generalised mean, y = (1/n sum_t max(x_t, eps)^p)^(1/p) = exp((LSE_t(p ln max(x_t, eps)) - ln n) / p).
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. p = 1 is the mean, 2 the root mean square, p -> inf the maximum,
+    p -> 0 the geometric mean, all of max(x, eps): the mean is not of signed values. `p` starts at 3, positive by
+    softplus, one for all coordinates. Radenovic, Tolias & Chum, TPAMI 2019, eq. 3 (number recalled).
+    https://arxiv.org/abs/1711.02512
+    ValueError: p or eps not positive.
+    """
+
+    def __init__(self, dim: int | None = None, p: float = 3.0, eps: float = 1e-6, trainable: bool = True) -> None:
+        super().__init__()
+        if eps <= 0:
+            raise ValueError(f"eps must be positive, its logarithm is taken; got {eps}")
+        self.dim, self.eps, self.trainable = dim, eps, trainable
+        self.raw_p = raw(p, "p", trainable)
+
+    @property
+    def p(self) -> Tensor:
+        return positive(self.raw_p)
+
+    def exponent(self, dtype: torch.dtype) -> Tensor:
+        """p for each coordinate, or for all."""
+        return positive(self.raw_p.to(dtype))
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        p = self.exponent(wide(x))
+        log_mean = (log_sum(keep(x, mask), mask, p, self.eps) - log_counts(mask, wide(x))) / p
+        return blank(log_mean.exp(), mask).to(x.dtype)
+
+
+class GroupGeM(GeM):
+    """GeM with one p for each group of neighbouring coordinates, y_d = GeM_{p_g(d)}(x_d), p in R^num_groups.
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. One group is GeM, D groups (the default) have one p per coordinate
+    (GeMmp); for a transformer take the number of heads. Definition from the abstract, initial p = 3 and eps ours.
+    https://arxiv.org/abs/2212.04114
+    ValueError: dim not divisible by num_groups.
+    """
+
+    def __init__(
+        self, dim: int, num_groups: int | None = None, p: float = 3.0, eps: float = 1e-6, trainable: bool = True
+    ) -> None:
+        super().__init__(dim, p, eps, trainable)
+        num_groups = dim if num_groups is None else num_groups
+        if num_groups < 1 or dim % num_groups:
+            raise ValueError(f"dim must divide into num_groups; got dim {dim} and num_groups {num_groups}")
+        self.num_groups = num_groups
+        self.raw_p = raw(p, "p", trainable, (num_groups,))
+
+    def exponent(self, dtype: torch.dtype) -> Tensor:
+        return super().exponent(dtype).repeat_interleave(self.dim // self.num_groups)
+
+
+class LSEPool(nn.Module):
+    """Log-mean-exp, y = 1/r ln(1/n sum_t exp(r x_t)). mean <= y <= max; r -> 0 is the mean, r -> inf the maximum.
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. `r` starts at 1, positive by softplus. Pinheiro & Collobert, CVPR
+    2015, eq. 6 (number recalled). https://arxiv.org/abs/1411.6228
+    ValueError: r not positive.
+    """
+
+    def __init__(self, dim: int | None = None, r: float = 1.0, trainable: bool = False) -> None:
+        super().__init__()
+        self.dim, self.trainable = dim, trainable
+        self.raw_r = raw(r, "r", trainable)
+
+    @property
+    def r(self) -> Tensor:
+        return positive(self.raw_r)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return log_mean_exp(keep(x, mask).to(wide(x)), mask, positive(self.raw_r.to(wide(x)))).to(x.dtype)
+
+
+def log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
+    """1/r ln mean_t exp(r x_t), exact at both ends of r: (LSE - ln n) / r alone loses 1/r digits when r is small.
+
+    With c = r (x - max) the mean of expm1(c) is in (-1, 0]: near 0 log1p of it is exact, near -1 LSE is.
+    """
+    top = segment_pool(x.detach(), mask, "max")  # its gradient cancels: the result shifts with x
+    centred = r * keep(x - segment_expand(top, mask, x.shape[-2]), mask)
+    mean = segment_pool(centred.expm1(), mask, "mean")
+    small = mean > -0.5
+    near = mean.masked_fill(~small, 0).log1p()
+    far = segment_pool(centred, mask, "lse") - log_counts(mask, x.dtype)
+    return blank(top + torch.where(small, near, far) / r, mask)
+
+
+class SoftmaxPool(nn.Module):
+    """Softmax-weighted mean of each coordinate by its own value, y = sum_t softmax_t(beta x)_t x_t.
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. `beta`, an inverse temperature of any sign, starts at 1: 0 is the
+    mean, inf the maximum, -inf the minimum. Li et al., DeeperGCN, 2020, eq. 3 (number recalled).
+    https://arxiv.org/abs/2006.07739
+    """
+
+    def __init__(self, dim: int | None = None, beta: float = 1.0, trainable: bool = False) -> None:
+        super().__init__()
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be finite; got {beta} (for its limit take the max pool)")
+        self.dim, self.trainable = dim, trainable
+        self.beta = nn.Parameter(torch.tensor(float(beta)), requires_grad=trainable)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        x_wide = keep(x, mask).to(wide(x))
+        return segment_pool(x_wide, mask, "softmax", self.beta.to(wide(x)) * x_wide).to(x.dtype)
+
+
+class GNP(nn.Module):
+    """Generalised norm pooling, y = n^-q (sum_t |x_t|^p)^(1/p) = exp(LSE_t(p ln |x_t|) / p - q ln n).
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. Of |x|: (p, q) = (1, 0) is the sum, (1, 1) the mean, (inf, 0) the
+    maximum, (-inf, 0) the minimum. A set taken twice gives 2^(1/p - q) y. |p| stays positive by softplus and keeps
+    the sign it starts with: p = 0 has no value. |x| is clamped at `eps`. Ko et al., 2021: from the abstract, the
+    formula recalled; how the paper joins signs is not verified, so here signs are dropped.
+    https://arxiv.org/abs/2106.06210
+    ValueError: p zero, eps not positive.
+    """
+
+    def __init__(
+        self, dim: int | None = None, p: float = 1.0, q: float = 1.0, eps: float = 1e-6, trainable: bool = True
+    ) -> None:
+        super().__init__()
+        if p == 0 or eps <= 0:
+            raise ValueError(f"p must not be zero and eps must be positive; got p {p} and eps {eps}")
+        self.dim, self.eps, self.trainable, self.sign = dim, eps, trainable, math.copysign(1.0, p)
+        self.raw_p = raw(abs(p), "|p|", trainable)
+        self.q = nn.Parameter(torch.tensor(float(q)), requires_grad=trainable)
+
+    @property
+    def p(self) -> Tensor:
+        return self.sign * positive(self.raw_p)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        p, q = self.sign * positive(self.raw_p.to(wide(x))), self.q.to(wide(x))
+        log_norm = log_sum(keep(x, mask).abs(), mask, p, self.eps) / p
+        return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
+
+
+class NormWeightedMeanPool(nn.Module):
+    """Mean of tokens weighted by a power of their norm, y = sum_t |x_t|^alpha x_t / sum_t |x_t|^alpha.
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. alpha = 1 by default, 0 is the mean, -1 weighs directions alike.
+    A standard form without one source.
+    """
+
+    def __init__(self, dim: int | None = None, alpha: float = 1.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        if eps <= 0 or not math.isfinite(alpha):
+            raise ValueError(f"eps must be positive and alpha finite; got eps {eps} and alpha {alpha}")
+        self.dim, self.alpha, self.eps = dim, alpha, eps
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        real = keep(x, mask).to(wide(x))
+        scores = self.alpha * torch.linalg.vector_norm(real, dim=-1).clamp(min=self.eps).log()
+        return segment_pool(real, mask, "softmax", scores).to(x.dtype)

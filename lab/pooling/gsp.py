@@ -1,0 +1,99 @@
+"""Generalized sum pooling: an optimal-transport problem per bag whose solution is one threshold."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.kernels.layout import Segments, Tokens, keep
+from lab.pooling.functional import check, segment_expand, segment_pool
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps: int = 40) -> Float[Tensor, " S"]:
+    """t of each row with mean_j sigmoid(t + l_j) = mu, by Newton's method inside a bracket that always holds t.
+
+    mean_j sigmoid(t + l_j) rises with t from below mu at logit(mu) - max l to above it at logit(mu) - min l. A Newton
+    step that leaves the bracket is replaced by its middle. The gradient is the implicit function's,
+    dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph.
+    """
+    column = logits.double()[..., None]  # a scalar for each token: small, and a difference of sums near mu
+
+    def mean_and_slope(t: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of sigmoid(t + l) and its slope in t."""
+        s = torch.sigmoid(segment_expand(t, mask, logits.shape[-2]) + logits)
+        return segment_pool(s, mask, "mean"), segment_pool(s * (1 - s), mask, "mean")
+
+    with torch.no_grad():
+        wanted = math.log(mu) - math.log1p(-mu)
+        low = wanted - segment_pool(column, mask, "max")
+        high = wanted - segment_pool(column, mask, "min")
+        t = wanted - segment_pool(column, mask, "mean")
+        for _ in range(steps):
+            mean, slope = mean_and_slope(t, column)
+            low, high = torch.where(mean < mu, t, low), torch.where(mean < mu, high, t)
+            step = t - (mean - mu) / slope.clamp(min=TINY)
+            t = torch.where((low <= step) & (step <= high), step, (low + high) / 2)
+        slope = mean_and_slope(t, column)[1]
+    mean = mean_and_slope(t, column)[0]
+    # a value of exactly 0 whose gradient is that of one Newton step; a slope of 0 means that no weight can move
+    return (t - (mean - mean.detach()) / slope.clamp(min=TINY))[:, 0].to(logits.dtype)
+
+
+class GSP(nn.Module):
+    """Generalized sum pooling: the mean of the tokens, each weighted by how well some prototype explains it.
+
+        c_ij = |N(omega_i) - N(x_j)|, N(x) = x / max(|x|, 1),   l_j = LSE_i(-gamma c_ij)
+        w_j = sigmoid(t + l_j) / mu with t from mean_j w_j = 1,   y = 1/n sum_j w_j x_j
+
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. The closed form of: minimise sum c pi + entropy / gamma over
+    transport plans pi >= 0 and residuals rho_j = 1/n - sum_i pi_ij >= 0 with mass sum pi = mu. So sum_j w_j = n, and w
+    -> 1 (the mean) for mu -> 1 or gamma -> 0; a small mu keeps the tokens nearest to a prototype. Prototypes
+    [num_prototypes, D] ~ N(0, 1/D) (the official start, k-centres of a classifier's rows, needs one). mu = 0.3 as in
+    the official torch code, gamma = 20 as in the TensorFlow code (torch's 0.1 is close to the mean); the official
+    embedding layer is the caller's. The official code scales exp(-gamma c) by its inverse, which overflows for gamma c
+    > 88; nothing here does. Gurbuz, Sener & Alatan, ICCV 2023 (formulas from the official code; closed form checked
+    against it). https://arxiv.org/abs/2308.09228
+    ValueError: mu outside (0, 1), gamma negative.
+    """
+
+    def __init__(self, dim: int, num_prototypes: int = 64, mu: float = 0.3, gamma: float = 20.0) -> None:
+        super().__init__()
+        if not 0 < mu < 1 or gamma < 0:
+            raise ValueError(f"mu must be inside (0, 1) and gamma 0 or more; got mu {mu} and gamma {gamma}")
+        self.dim, self.num_prototypes, self.mu, self.gamma = dim, num_prototypes, mu, gamma
+        self.prototypes = nn.Parameter(torch.randn(num_prototypes, dim) * dim**-0.5)
+
+    def closeness(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
+        """-gamma c_ij of each token j to each prototype i."""
+        x, omega = unit_ball(x), unit_ball(self.prototypes.to(x.dtype))
+        squared = x.square().sum(-1, keepdim=True) + omega.square().sum(-1) - 2 * x @ omega.mT
+        return -self.gamma * squared.clamp(min=1e-12).sqrt()  # the root has no slope at 0
+
+    def weights(self, x: Tokens, mask: Segments) -> Float[Tensor, "*tokens"]:
+        """w_j, which sum to n over the real tokens of a row; 0 at padding."""
+        real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+        return self._weights(self.closeness(real).logsumexp(-1), mask)
+
+    def _weights(self, logits: Tensor, mask: Segments) -> Tensor:
+        t = threshold(logits, mask, self.mu)
+        return keep(torch.sigmoid(segment_expand(t, mask, logits.shape[-1]) + logits) / self.mu, mask)
+
+    def histogram(self, x: Tokens, mask: Segments) -> Float[Tensor, "S M"]:
+        """z_i = sum_j pi_ij / mu, the share of each prototype in the pooled tokens; sums to 1."""
+        check(x, mask)
+        closeness = self.closeness(keep(x, mask).to(torch.promote_types(x.dtype, torch.float32)))
+        weights = self._weights(closeness.logsumexp(-1), mask)
+        return segment_pool(weights[..., None] * closeness.softmax(-1), mask, "mean").to(x.dtype)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+        return segment_pool(self.weights(x, mask)[..., None] * real, mask, "mean").to(x.dtype)
+
+
+def unit_ball(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+    """x / max(|x|, 1): vectors inside the unit ball stay, those outside move to its surface."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1)

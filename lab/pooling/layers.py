@@ -1,0 +1,234 @@
+"""Layer pooling: the states of all layers, already one vector per text and layer, to one vector per text.
+
+h is [L, ..., D], layers first, as capture gives it ([L, B, D] from one token pool). No pool here asks for a stack of
+full [L, B, T, D] states: pool the tokens inside a hook, then the layers. Every pool is built as Pool(dim, num_layers).
+
+A layer mask is bool [L], True = may be read. A hidden layer is never read: NaN in it does not leak. A row that is zero
+in every layer (a text without tokens) gives zeros in each pool of this file. Half inputs accumulate in float32.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None) -> None:
+    """Raise ValueError or TypeError unless h is [num_layers, ..., D] of a float type and mask a bool [num_layers]."""
+    if h.ndim < 2 or not h.is_floating_point():
+        raise ValueError(f"h must be [layers, ..., dim] of a float type; got {tuple(h.shape)} of {h.dtype}")
+    if h.shape[0] != num_layers:
+        raise ValueError(
+            f"h has {h.shape[0]} layers first, the pool was built for {num_layers}: the embedding output counts as a "
+            "layer, so a model of n blocks has n + 1; select the layers, or build the pool for as many"
+        )
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f"the layer mask must be bool, True = may be read; got {mask.dtype}")
+    if mask.shape != (num_layers,):
+        raise ValueError(f"the layer mask must be ({num_layers},), one per layer; got {tuple(mask.shape)}")
+    if not mask.any():
+        raise ValueError("the layer mask hides every layer; at least one must be left to read")
+
+
+def built_for(dim: int, num_layers: int) -> None:
+    """Raise ValueError for widths and depths that no stack of states has."""
+    if dim < 1 or num_layers < 1:
+        raise ValueError(f"dim and num_layers must be at least 1; got dim {dim}, num_layers {num_layers}")
+
+
+def hidden(h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, "L *N D"]:
+    """h with zeros where a layer may not be read."""
+    return h if mask is None else h.masked_fill(~mask.view(-1, *[1] * (h.ndim - 1)), 0)
+
+
+def mix(
+    h: Float[Tensor, "L *N D"], weights: Float[Tensor, " L *W"], mask: Bool[Tensor, " L"] | None = None
+) -> Float[Tensor, "*N D"]:
+    """y = sum over layers of weights[l] h[l]; weights [L], or any shape that lies against [L, ..., D].
+
+    Written as a product and a sum, not as a matrix product: a one-hot row then picks its layer bit for bit, on any
+    device, whatever its matrix units round.
+    """
+    wide = torch.promote_types(h.dtype, torch.float32)
+    if weights.ndim == 1:
+        weights = weights.view(-1, *[1] * (h.ndim - 1))
+    return (weights.to(wide) * hidden(h, mask).to(wide)).sum(0).to(h.dtype)
+
+
+def layer_softmax(scores: Float[Tensor, " L *N"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, " L *N"]:
+    """Softmax over the first axis in float32 or wider, with weight 0 for layers that may not be read."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is not None:
+        scores = scores.masked_fill(~mask.view(-1, *[1] * (scores.ndim - 1)), -torch.inf)
+    return scores.softmax(0)
+
+
+class LayerPick(nn.Module):
+    """One layer, y = h[layer]; negative numbers count from the end. h (L, ..., D) -> (..., D).
+
+    The last layer is the field's default; that middle layers may be better: Skean et al., "Layer by Layer", 2025
+    (from the abstract). https://arxiv.org/abs/2502.02013
+    """
+
+    def __init__(self, dim: int, num_layers: int, layer: int = -1) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        if not -num_layers <= layer < num_layers:
+            raise ValueError(f"layer must be one of 0 to {num_layers - 1}, or -1 for the last; got {layer}")
+        self.dim, self.num_layers, self.layer = dim, num_layers, layer
+
+    def forward(self, h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers)
+        return h[self.layer]
+
+
+class LayerMean(nn.Module):
+    """The mean of the layers start .. stop - 1, y = 1/n sum_l h_l. h (L, ..., D), mask (L,) -> (..., D).
+
+    All of them unless told; start = -4 is the mean of the last four. Devlin et al., 2019, section 5.3, table 7 sums
+    the last four (recalled). https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(self, dim: int, num_layers: int, start: int = 0, stop: int | None = None) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        if not range(num_layers)[start:stop]:
+            raise ValueError(f"layers {start} to {stop} (not included) of {num_layers} are none; widen the range")
+        self.dim, self.num_layers, self.start, self.stop = dim, num_layers, start, stop
+
+    def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers, mask)
+        inside = torch.zeros(self.num_layers, dtype=torch.bool, device=h.device)
+        inside[self.start : self.stop] = True
+        read = inside if mask is None else inside & mask
+        # a mask that hides the whole range leaves nothing to average: zeros, as for an empty row
+        return mix(h, read.double() / read.sum().clamp(min=1), read)
+
+
+class FirstLastMean(nn.Module):
+    """The mean of an early layer and the last, y = (h_first + h_last) / 2. h (L, ..., D) -> (..., D).
+
+    first = 0 is the embedding output, as SimCSE's code reads "first-last average"; BERT-flow and BERT-whitening take
+    the first block, first = 1 (all three recalled). Gao et al., 2021: https://arxiv.org/abs/2104.08821
+    """
+
+    def __init__(self, dim: int, num_layers: int, first: int = 0) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        if not 0 <= first < num_layers:
+            raise ValueError(f"first must be one of 0 to {num_layers - 1}; got {first}")
+        self.dim, self.num_layers, self.first = dim, num_layers, first
+
+    def forward(self, h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers)
+        # two layers are read, not all of them
+        return mix(torch.stack([h[self.first], h[-1]]), torch.full((2,), 0.5, device=h.device))
+
+
+class LayerMax(nn.Module):
+    """The maximum over layers, each coordinate by itself, y_d = max_l h_ld. h (L, ..., D), mask (L,) -> (..., D).
+
+    Named, without a definition, in the work on pooling over layers that the reference gathers (from the abstract).
+    """
+
+    def __init__(self, dim: int, num_layers: int) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        self.dim, self.num_layers = dim, num_layers
+
+    def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers, mask)
+        if mask is not None:
+            h = h.masked_fill(~mask.view(-1, *[1] * (h.ndim - 1)), -torch.inf)
+        return h.amax(0)
+
+
+class SoftmaxMix(nn.Module):
+    """ELMo's mix, y = gamma sum_l softmax(s)_l h_l, with one scalar s_l a layer. h (L, ..., D), mask (L,) -> (..., D).
+
+    norm = True first brings each vector of each layer to mean 0 and variance 1 over D (no gain, no bias): layers of
+    large scale then do not drown the others. s starts at 0 (the mean), gamma at 1.
+    Peters et al., 2018, eq. 1; the norm is the remark below it (both recalled; AllenNLP's code takes its statistics
+    over all tokens of the batch, ours over one vector, so that a row does not depend on its batch).
+    https://arxiv.org/abs/1802.05365
+    """
+
+    def __init__(self, dim: int, num_layers: int, norm: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        self.dim, self.num_layers, self.norm, self.eps = dim, num_layers, norm, eps
+        self.scores = nn.Parameter(torch.zeros(num_layers))
+        self.gamma = nn.Parameter(torch.ones(()))
+
+    def weights(self, mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, " L"]:
+        """What each layer counts for: softmax(s), without gamma."""
+        return layer_softmax(self.scores, mask)
+
+    def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers, mask)
+        x = hidden(h, mask).to(torch.promote_types(h.dtype, torch.float32))
+        if self.norm:
+            x = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return (self.gamma * mix(x, self.weights(mask))).to(h.dtype)
+
+
+class DimensionMix(nn.Module):
+    """A mix of its own for each coordinate, y_d = sum_l softmax_l(s_ld) h_ld. h (L, ..., D), mask (L,) -> (..., D).
+
+    The per-dimension form of SoftmaxMix, without gamma; no paper is known to define it. s starts at 0 (the mean).
+    """
+
+    def __init__(self, dim: int, num_layers: int) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        self.dim, self.num_layers = dim, num_layers
+        self.scores = nn.Parameter(torch.zeros(num_layers, dim))
+
+    def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers, mask)
+        weights = layer_softmax(self.scores, mask)
+        return mix(h, weights.view(self.num_layers, *[1] * (h.ndim - 2), -1), mask)
+
+
+class WeightedLayerMix(nn.Module):
+    """sentence-transformers' WeightedLayerPooling, y = sum_{l >= start} w_l h_l / sum_l w_l. h (L, ..., D) -> (..., D).
+
+    w is free, starts at 1 (the mean), and is not kept positive: where it sums to almost 0 the result explodes. That
+    is the definition; SoftmaxMix has no such point. start is 4 by default over there, 0 here (a model of six blocks
+    has few layers to leave out). It mixes tokens there and pooled vectors here: for a pool that is linear in the
+    tokens (mean, last, first, position-weighted ...) the order does not matter, for the maximum it does.
+    Read from the code of sentence-transformers 6.2, WeightedLayerPooling.
+    """
+
+    def __init__(self, dim: int, num_layers: int, start: int = 0) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        if not 0 <= start < num_layers:
+            raise ValueError(f"start must be one of 0 to {num_layers - 1}; got {start}")
+        self.dim, self.num_layers, self.start = dim, num_layers, start
+        self.layer_weights = nn.Parameter(torch.ones(num_layers - start))
+
+    def forward(self, h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
+        check_layers(h, self.num_layers)
+        x = h[self.start :].to(torch.promote_types(h.dtype, torch.float32))
+        return (mix(x, self.layer_weights) / self.layer_weights.sum()).to(h.dtype)
+
+
+class ConcatProject(nn.Module):
+    """All layers side by side, then one linear map, y = A [h_1; ...; h_L]. h (L, ..., D), mask (L,) -> (..., out_dim).
+
+    A (out_dim, L D) without bias, torch's default init; a masked layer is read as zeros. That the concatenation of the
+    last four is a good feature: Devlin et al., 2019, section 5.3, table 7 (recalled). https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(self, dim: int, num_layers: int, out_dim: int | None = None) -> None:
+        super().__init__()
+        built_for(dim, num_layers)
+        self.dim, self.num_layers, self.out_dim = dim, num_layers, out_dim or dim
+        self.project = nn.Linear(num_layers * dim, self.out_dim, bias=False)
+
+    def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N E"]:
+        check_layers(h, self.num_layers, mask)
+        side_by_side = hidden(h, mask).movedim(0, -2).flatten(-2)  # (..., L D)
+        return self.project(side_by_side.to(self.project.weight.dtype)).to(h.dtype)

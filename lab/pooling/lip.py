@@ -1,0 +1,45 @@
+"""Local importance-based pooling: the weights of a window come from a small network."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.kernels.window_pool import window_pool
+from lab.kernels.windows import Ints
+from lab.pooling.spatial import check
+
+
+class LIP2d(nn.Module):
+    """LIP, y = sum_i x_i e^{g_i} / sum_i e^{g_i} over the window, g = logit(x).
+
+    x (B, C, H, W) -> (B, C, oH, oW). logit: any module to (B, C or 1, H, W); the default is SimplifiedLIP, 3x3
+    convolution (zero at the start, so LIP starts as the mean) -> instance norm -> 12 sigmoid. Padding is not counted
+    and its size is free; the authors' CUDA code always takes kernel_size // 2. Gao, Wang & Wu, ICCV 2019, eq. 3
+    (number recalled; the authors' code was read). https://arxiv.org/abs/1908.04156
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: Ints = 3, stride: Ints | None = 2, padding: Ints = 1, ceil_mode: bool = False,
+        logit: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.args = (kernel_size, stride, padding, ceil_mode)
+        self.logit = SimplifiedLogit(channels) if logit is None else logit
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
+        check(x, 2)
+        return window_pool(x, "softmax", *self.args, logit=self.logit(x))
+
+
+class SimplifiedLogit(nn.Module):
+    """g = 12 sigmoid(instance norm(conv3x3(x))): logits in [0, 12], so no place outweighs another by more than e^12."""
+
+    def __init__(self, channels: int, coefficient: float = 12.0) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.InstanceNorm2d(channels, affine=True)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return self.coefficient * torch.sigmoid(self.norm(self.conv(x)))

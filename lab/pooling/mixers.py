@@ -1,0 +1,84 @@
+"""Layers that use pooling as their spatial operator, and keep or halve the map: PfLayer and the Inception mixer."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.kernels.window_pool import window_pool
+from lab.pooling.spatial import check
+
+
+class PfLayer(nn.Module):
+    """A bottleneck whose only spatial operator is a maximum: 1x1 conv, norm, ReLU -> max k x k -> 1x1 conv, norm.
+
+    x (B, C, H, W) -> (B, out_channels, oH, oW), oH = ceil(H / stride) for an odd kernel_size. With kernel_size=1 and
+    stride=1 it is its two convolutions. naver-ai/PfLayer, ResNet form (the authors' code was read; the paper's
+    equation is not known).
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, out_channels: int | None = None, kernel_size: int = 3, stride: int = 1
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0 or stride < 1:
+            raise ValueError(f"kernel_size must be odd and stride >= 1; got {kernel_size} and {stride}")
+        self.kernel_size, self.stride = kernel_size, stride
+        self.reduce = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        out = in_channels if out_channels is None else out_channels
+        self.expand = nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E oH oW"]:
+        check(x, 2)
+        return self.expand(window_pool(self.reduce(x), "max", self.kernel_size, self.stride, self.kernel_size // 2))
+
+
+class InceptionMixer(nn.Module):
+    """iFormer's mixer: the first channels keep high frequencies (max pooling, 3x3 convolution), the last attend.
+
+    x (B, H, W, C) -> the same shape. Of dim channels the last attention_heads * (dim / num_heads) are averaged over
+    pool_size x pool_size, attend to each other, and are repeated back to (H, W); the others are halved: one half
+    through a 1x1 and a depthwise 3x3 convolution, one through a 3x3 maximum and a 1x1 convolution, both to twice
+    their width. All are joined, y + depthwise 3x3(y), and projected to dim. Sizes need not be multiples of pool_size,
+    nor H = W. Si et al., NeurIPS 2022, section 3 (section recalled; the authors' code was read).
+    https://arxiv.org/abs/2205.12956
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8, attention_heads: int = 2, pool_size: int = 2) -> None:
+        super().__init__()
+        if dim % num_heads or not 0 < attention_heads < num_heads or pool_size < 1:
+            raise ValueError(
+                f"num_heads must divide dim, attention_heads be in 1 .. num_heads - 1 and pool_size >= 1; "
+                f"got dim={dim}, num_heads={num_heads}, attention_heads={attention_heads}, pool_size={pool_size}"
+            )
+        self.low = attention_heads * (dim // num_heads)
+        self.heads, self.pool_size = attention_heads, pool_size
+        high = dim - self.low
+        self.conv_dim, self.max_dim = high // 2, high - high // 2
+        width = 2 * self.conv_dim
+        self.conv = nn.Sequential(
+            nn.Conv2d(self.conv_dim, width, 1, bias=False),
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.GELU(),
+        )
+        self.after_max = nn.Sequential(nn.Conv2d(self.max_dim, 2 * self.max_dim, 1), nn.GELU())
+        self.qkv, self.out = nn.Linear(self.low, 3 * self.low), nn.Linear(self.low, self.low)
+        joined = 2 * high + self.low
+        self.fuse = nn.Conv2d(joined, joined, 3, padding=1, groups=joined, bias=False)
+        self.project = nn.Conv2d(joined, dim, 1)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        check(x, 2)
+        parts = x.movedim(-1, 1).split([self.conv_dim, self.max_dim, self.low], 1)
+        sharp = self.after_max(window_pool(parts[1], "max", 3, stride=1, padding=1))
+        y = torch.cat([self.conv(parts[0]), sharp, self._attend(parts[2])], 1)
+        return self.project(y + self.fuse(y)).movedim(1, -1)
+
+    def _attend(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        small = window_pool(x, "mean", self.pool_size, ceil_mode=True)
+        q, k, v = self.qkv(small.flatten(2).mT).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B, T, heads, d]
+        mixed = nn.functional.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        rows = self.out(mixed.transpose(1, 2).flatten(2)).mT.unflatten(2, small.shape[2:])
+        large = rows.repeat_interleave(self.pool_size, 2).repeat_interleave(self.pool_size, 3)
+        return large[..., : x.shape[2], : x.shape[3]]

@@ -1,0 +1,138 @@
+"""Other people's code: the same numbers where it is right, and by name where it is not.
+
+Every mode of sentence-transformers' Pooling stands in test_interchange.py, torch's own layers in test_window_pool.py
+and test_pool_attention.py; faults of code that cannot be installed are written out beside the operator's own tests.
+"""
+
+import pytest
+import torch
+
+from lab.pooling import POOLS
+from lab.pooling.functional import segment_pool, segment_softmax, to_ragged
+
+
+def peer(name: str):
+    return pytest.importorskip(
+        name,
+        reason=f"AGREEMENT NOT TESTED: {name} is not installed; pip install -e .[dev] brings it",
+        exc_type=ImportError,
+    )
+
+
+def drawn(*, empty=False, dtype=torch.float32):
+    """Rows of 5, 1, 7 and perhaps no tokens: padded, and ragged with the index that PyTorch Geometric takes."""
+    lengths = torch.tensor([5, 1, 7, 0] if empty else [5, 1, 7])
+    mask = torch.arange(7) < lengths[:, None]
+    x = torch.randn(len(lengths), 7, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    flat, _ = to_ragged(x, mask)
+    return x, mask, flat, mask.nonzero()[:, 0]
+
+
+# --- sentence-transformers ---
+
+
+@pytest.mark.parametrize("strategy", ["max", "sum"])
+def test_splade_is_that_of_sentence_transformers(strategy):
+    modules = peer("sentence_transformers.sparse_encoder.modules")
+    x, mask, _, _ = drawn()
+    theirs = modules.SpladePooling(pooling_strategy=strategy).eval()
+    wanted = theirs({"token_embeddings": x.clone(), "attention_mask": mask.long()})["sentence_embedding"]
+    torch.testing.assert_close(POOLS["splade"](6, pooling_strategy=strategy)(x, mask), wanted)
+
+
+@pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
+def test_nan_in_padding_leaks_into_the_means_of_sentence_transformers_and_not_into_ours(mode):
+    modules = peer("sentence_transformers.sentence_transformer.modules")
+    x, mask, _, _ = drawn()
+    poisoned = x.masked_fill(~mask[..., None], torch.nan)
+    theirs = modules.Pooling(6, pooling_mode=mode)({"token_embeddings": poisoned, "attention_mask": mask.long()})
+    assert theirs["sentence_embedding"][:2].isnan().all()  # the third row is full
+    name = {"mean": "mean", "mean_sqrt_len_tokens": "sqrt_mean", "weightedmean": "position_mean"}[mode]
+    ours = POOLS[name](6)
+    torch.testing.assert_close(ours(poisoned, mask), ours(x, mask))
+
+
+def test_an_empty_row_is_minus_infinity_in_the_maximum_of_sentence_transformers_and_zero_in_ours():
+    modules = peer("sentence_transformers.sentence_transformer.modules")
+    x, mask, _, _ = drawn(empty=True)
+    theirs = modules.Pooling(6, pooling_mode="max")({"token_embeddings": x, "attention_mask": mask.long()})
+    assert (theirs["sentence_embedding"][3] == -torch.inf).all()
+    assert (POOLS["max"](6)(x, mask)[3] == 0).all()
+
+
+def test_holes_count_as_places_in_the_weighted_mean_of_sentence_transformers_and_not_in_ours():
+    """SGPT's weight is a token's place among the tokens; padding inside a row should not raise it."""
+    modules = peer("sentence_transformers.sentence_transformer.modules")
+    x, _, _, _ = drawn()
+    holed = torch.tensor([True, False, True, True, False, False, False]).expand(3, -1)
+    theirs = modules.Pooling(6, pooling_mode="weightedmean")({"token_embeddings": x, "attention_mask": holed.long()})
+    weights = torch.tensor([1.0, 0, 3, 4, 0, 0, 0]) / 8
+    torch.testing.assert_close(theirs["sentence_embedding"], (weights[:, None] * x).sum(1))
+    closed = x[:, [0, 2, 3]]
+    ours = POOLS["position_mean"](6)
+    torch.testing.assert_close(ours(x, holed), ours(closed, torch.ones(3, 3, dtype=torch.bool)))
+
+
+# --- PyTorch Geometric ---
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("Sum", "sum"), ("Mean", "mean"), ("Max", "max"), ("Min", "min")], ids=lambda name: name
+)
+def test_aggregations_of_pytorch_geometric_are_ours(name, mode):
+    aggr = peer("torch_geometric.nn.aggr")
+    x, mask, flat, index = drawn(empty=True)
+    theirs = getattr(aggr, f"{name}Aggregation")()(flat, index, dim_size=4)
+    torch.testing.assert_close(segment_pool(x, mask, mode), theirs)
+
+
+def test_the_softmax_aggregation_of_pytorch_geometric_is_ours():
+    aggr = peer("torch_geometric.nn.aggr")
+    x, mask, flat, index = drawn(empty=True)
+    theirs = aggr.SoftmaxAggregation(t=0.7)(flat, index, dim_size=4)
+    torch.testing.assert_close(POOLS["softmax"](6, beta=0.7)(x, mask), theirs)
+
+
+def test_the_attentional_aggregation_of_pytorch_geometric_is_our_attention():
+    aggr = peer("torch_geometric.nn.aggr")
+    x, mask, flat, index = drawn(empty=True)
+    pool = POOLS["gated_attention"](6)
+    theirs = aggr.AttentionalAggregation(pool.scores)(flat, index, dim_size=4)
+    torch.testing.assert_close(pool(x, mask), theirs)
+
+
+def test_the_power_mean_of_pytorch_geometric_clamps_the_mean_and_ours_does_not():
+    aggr = peer("torch_geometric.nn.aggr")
+    x, index = torch.full((3, 6), 5.0), torch.zeros(3, dtype=torch.long)
+    theirs = aggr.PowerMeanAggregation(p=3)(x, index)
+    torch.testing.assert_close(theirs, torch.full((1, 6), 100 ** (1 / 3)))  # 4.64 for the mean of fives
+    ours = POOLS["gem"](6, p=3.0)(x[None], torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(ours, x[:1])
+
+
+def test_the_standard_deviation_of_pytorch_geometric_cancels_far_from_zero_and_ours_does_not():
+    """E[x^2] - E[x]^2 at 1000 +- 0.01 has no digit left in float32."""
+    aggr = peer("torch_geometric.nn.aggr")
+    spread = torch.tensor([-0.0625, 0.0625])[:, None] + 4096  # exact in float32, standard deviation 1/16
+    theirs = aggr.StdAggregation()(spread, torch.zeros(2, dtype=torch.long))
+    ours = segment_pool(spread[None], torch.ones(1, 2, dtype=torch.bool), "std")
+    torch.testing.assert_close(ours, torch.full((1, 1), 0.0625))
+    assert (theirs - 0.0625).abs().item() > 0.01
+
+
+# --- entmax ---
+
+
+def test_softmax_by_entmax_at_alpha_one_is_ours():
+    entmax = peer("entmax")
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theirs = entmax.entmax_bisect(scores, alpha=1.000001, n_iter=80)
+    torch.testing.assert_close(segment_softmax(scores, torch.ones(3, 7, dtype=torch.bool)), theirs, atol=1e-5, rtol=0)
+
+
+def test_a_row_without_scores_breaks_entmax_and_is_zeros_in_ours():
+    entmax = peer("entmax")
+    nothing = torch.full((2, 4), -torch.inf)
+    with pytest.raises((IndexError, RuntimeError)):
+        entmax.sparsemax(nothing, dim=-1)
+    assert (segment_softmax(nothing, torch.ones(2, 4, dtype=torch.bool)) == 0).all()

@@ -1,0 +1,512 @@
+"""lab.kernels.window_pool: torch's path and Triton's kernel against the float64 definition, on drawn geometry."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+import torch
+import triton
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from lab.kernels import window_filters, windows
+from lab.kernels import window_pool as reductions
+from lab.kernels.window_pool import window_pool
+
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+MODES = {  # name here -> (mode, the one argument beside x)
+    **{mode: (mode, None) for mode in ("mean", "max", "softmax", "dsc", "mean_minus_x")},
+    "logit": ("softmax", "logit"),
+    "lp": ("lp", "p"),
+    "mixed": ("mixed", "alpha"),
+    "gated": ("gated", 1),
+    "tree2": ("tree", 3),
+    "tree3": ("tree", 7),
+    "poset": ("poset", 5),
+}
+every_mode = pytest.mark.parametrize("name", MODES)
+both_paths = pytest.mark.parametrize("path", ["torch", "triton"])
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: tuple
+    kernel: tuple
+    stride: tuple
+    padding: tuple
+    ceil: bool
+    layout: str = "dense"
+    ties: bool = False
+    seed: int = 0
+
+    @property
+    def args(self):
+        return self.kernel, self.stride, self.padding, self.ceil
+
+    @property
+    def overlap(self):
+        """At most so many windows contain one position."""
+        return torch.tensor([-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True)]).prod().item()
+
+
+@st.composite
+def cases(draw):
+    d = draw(st.integers(1, 3))
+    small = st.tuples(*[st.integers(1, {1: 9, 2: 7, 3: 4}[d])] * d)
+    kernel = draw(st.tuples(*[st.integers(1, {1: 4, 2: 3, 3: 2}[d])] * d))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    size = draw(small)
+    assume(all(k <= n + 2 * p for k, n, p in zip(kernel, size, padding, strict=True)))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), *size)
+    stride = draw(st.tuples(*[st.integers(1, 4)] * d))
+    layout = draw(st.sampled_from(["dense", "channels_last", "poisoned", "turned"]))
+    return Case(
+        shape, kernel, stride, padding, draw(st.booleans()), layout, draw(st.booleans()), draw(st.integers(0, 99))
+    )
+
+
+def laid_out(x, layout):
+    """The same values, differently in memory; what lies between them is NaN."""
+    if layout == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "turned":
+        return x.transpose(2, -1).contiguous().transpose(2, -1)
+    if layout == "poisoned":
+        large = x.new_full([n + 2 for n in x.shape], torch.nan)
+        inner = large[tuple(slice(1, n + 1) for n in x.shape)]
+        return inner.copy_(x)
+    return x
+
+
+def inputs(name, case, dtype):
+    """x and the other argument's name and value, in dtype's values."""
+    g = torch.Generator().manual_seed(case.seed)
+    mode, other = MODES[name]
+    x = torch.randn(case.shape, generator=g)
+    if mode == "dsc":  # its slope is as 1 / |x|: away from zero the bound below holds
+        x = x + x.sign() / 2
+    if case.ties:
+        x = (2 * x).round() / 2
+    C, K = case.shape[1], torch.tensor(case.kernel).prod().item()
+    value = None
+    if other == "logit":
+        value = torch.randn((case.shape[0], 1, *case.shape[2:]), generator=g).to(dtype)
+    elif other in {"p", "alpha"}:
+        value = torch.rand(C, generator=g) * (3 if other == "p" else 1) + (other == "p")
+    elif isinstance(other, int):
+        value = torch.randn(other, K, generator=g)
+        if mode == "poset":
+            value = (value > 0).float()
+            value[0], value[-1] = 0, 1
+        other = "weight"
+    return laid_out(x.to(dtype), case.layout), other, value
+
+
+def value_and_grads(function, x, value, dy):
+    x = x.detach().requires_grad_()
+    leaves = [x]
+    if value is not None:
+        value = value.detach().requires_grad_(dy is not None and value.requires_grad)
+        leaves += [value] if value.requires_grad else []
+    y = function(x, value)
+    return y, *torch.autograd.grad(y, leaves, dy(y))
+
+
+def definition(mode, other, w, x, value):
+    if mode in window_filters.MODES:
+        return window_filters.reference(x, mode, w, value)
+    if other == "logit":
+        return reductions.reference(x, mode, w, logit=value.expand_as(x))
+    return reductions.reference(x, mode, w, scale=value)
+
+
+def on(path):
+    """Triton's kernel or torch's path, by the same switch that a user's environment sets."""
+    return mock.patch.object(triton.knobs.runtime, "interpret", path == "triton" and GPU == "cpu")
+
+
+def check_case(name, path, case, dtype):
+    mode, _ = MODES[name]
+    if mode == "mean_minus_x":
+        odd = tuple(k | 1 for k in case.kernel)
+        case = Case(case.shape, odd, (1,) * len(odd), tuple(k // 2 for k in odd), False, case.layout, seed=case.seed)
+    x, other, value = inputs(name, case, dtype)
+    w = windows.plan(x, *case.args)
+    dy = torch.randn((*case.shape[:2], *w.out[3 - len(case.kernel) :]), generator=torch.Generator().manual_seed(1)).to(
+        dtype
+    )
+    if value is not None:
+        value.requires_grad_(mode != "poset")
+    want = value_and_grads(
+        lambda x, v: definition(mode, other, w, x, v),
+        x.double(),
+        None if value is None else value.detach().double().requires_grad_(value.requires_grad),
+        lambda _: dy.double(),
+    )
+    device = GPU if path == "triton" else "cpu"
+    with on(path):
+        moved = None if value is None else value.detach().to(device).requires_grad_(value.requires_grad)
+        ours = value_and_grads(
+            lambda x, v: window_pool(x, mode, *case.args, **({} if v is None else {other: v})),
+            x.to(device),
+            moved,
+            lambda _: dy.to(device),
+        )
+    assert ours[0].dtype == dtype
+    eps, fine = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
+    size = 1 + x.abs().max().item()
+    gain = 1 if value is None or mode in {"lp", "mixed", "softmax"} else 1 + value.detach().abs().sum().item()
+    bounds = [16 * fine * size * gain]  # float32 inside
+    push = dy.abs().max().item()
+    # the backward reads y as it was rounded to dtype
+    bounds += [(16 * fine + (eps if mode in {"softmax", "dsc"} else 0)) * size * gain * push * case.overlap]
+    if len(want) == 3:
+        windows_summed = dy.numel() if other != "logit" else case.overlap * case.shape[1]
+        bounds += [(16 * fine + eps * (mode == "softmax")) * size**2 * gain * push * windows_summed]
+    for got, exact, atol in zip(ours, want, bounds, strict=True):
+        torch.testing.assert_close(got.double().cpu(), exact, rtol=eps, atol=atol)
+
+
+@both_paths
+@every_mode
+@settings(max_examples=10)
+@given(case=cases(), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_value_and_gradients_match_float64(name, path, dtype, case):
+    check_case(name, path, case, dtype)
+
+
+@every_mode
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((1, 2, 258), (2,), (2,), (0,), False),  # 129 columns of tiles of 128
+        Case((3, 1, 11, 65), (2, 3), (2, 1), (1, 1), True),  # 18 rows of tiles of 4
+        Case((1, 129, 2, 3), (2, 2), (1, 1), (0, 0), False, "channels_last"),
+        Case((1, 64, 3, 6), (2, 2), (1, 2), (0, 0), True, "channels_last"),
+        Case((1, 1, 8, 9), (1, 2), (2, 3), (0, 0), False),
+    ],
+    ids=["129 columns", "18 rows", "129 channels", "64 channels", "gaps"],
+)
+def test_kernel_at_the_edges_of_its_blocks(name, case):
+    check_case(name, "triton", case, torch.float32)
+
+
+@every_mode
+@given(case=cases())
+@settings(max_examples=6)
+@example(case=Case((2, 2, 5, 4), (3, 2), (2, 3), (1, 0), True))
+def test_torch_path_is_the_definition_in_float64(name, case):
+    check_case(name, "torch", case, torch.float64)
+
+
+@every_mode
+def test_gradcheck(name):
+    mode, _ = MODES[name]
+    odd = mode == "mean_minus_x"
+    case = Case((2, 2, 4, 3), (3, 3) if odd else (3, 2), (1, 1) if odd else (2, 1), (1, 1) if odd else (1, 0), not odd)
+    x, other, value = inputs(name, case, torch.float64)
+    x.requires_grad_()
+    if value is None:
+        assert torch.autograd.gradcheck(lambda x: window_pool(x, mode, *case.args), (x,))
+    else:
+        value = value.double().requires_grad_(mode != "poset")
+        assert torch.autograd.gradcheck(lambda x, v: window_pool(x, mode, *case.args, **{other: v}), (x, value))
+
+
+@both_paths
+@every_mode
+def test_half_precision_windows_accumulate_in_float32(name, path):
+    mode, other = MODES[name]
+    n = 41  # past 16 a sum in bfloat16 grows by 1.0, not by 1.0625
+    x = torch.full((1, 1, n), 1.0625, dtype=torch.bfloat16)
+    geometry = (n, 1, n // 2) if mode == "mean_minus_x" else (n,)
+    kw = {}
+    if isinstance(other, int):
+        kw["weight"] = torch.full((other, n), 1 / n)
+    if other == "logit":
+        kw["logit"] = torch.zeros(1, 1, n, dtype=torch.bfloat16)
+    with on(path):
+        y = window_pool(x, mode, *geometry, **kw)
+    want = torch.zeros_like(y) if mode == "mean_minus_x" else torch.full_like(y, 1.0625)
+    torch.testing.assert_close(y, want, rtol=2**-8, atol=2**-8)
+
+
+@both_paths
+@every_mode
+def test_nothing_is_lost_to_overflow(name, path):
+    """Naive exponentials end at 88 in float32 and at 11 in half; cubes end at 40 in half."""
+    for dtype, big in ((torch.float32, 1e4), (torch.float16, 3e4), (torch.bfloat16, 1e30)):
+        x = torch.tensor([[[big, big / 2, -big, big / 4]]], dtype=dtype)
+        x, (_, other, value) = x.requires_grad_(), inputs(name, Case((1, 1, 4), (2,), (2,), (0,), False), dtype)
+        geometry = (3, 1, 1) if name == "mean_minus_x" else (2,)
+        if name == "poset":
+            value = value.clamp(0, 1)
+        if isinstance(MODES[name][1], int) and name != "poset":
+            value = value / 4 / value.abs().amax()
+        kw = {} if value is None else {other: value * big if other == "logit" else value}
+        with on(path):
+            y = window_pool(x, MODES[name][0], *geometry, **kw)
+            (grad,) = torch.autograd.grad(y.sum(), x)
+        assert y.isfinite().all(), (dtype, y)
+        assert grad.isfinite().all(), (dtype, grad)
+
+
+@both_paths
+@every_mode
+def test_same_bits_each_time_and_inputs_unchanged(name, path):
+    case = Case((2, 2, 6, 5), (3, 3), (1, 1), (1, 1), False)
+    x, other, value = inputs(name, case, torch.float32)
+    kw = {} if value is None else {other: value}
+    copies = x.clone(), None if value is None else value.clone()
+
+    def once():
+        leaf = x.detach().requires_grad_()
+        y = window_pool(leaf, MODES[name][0], *case.args, **kw)
+        return y.detach(), torch.autograd.grad(y.cos().sum(), leaf)[0]
+
+    with on(path):
+        first, second = once(), once()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(x, copies[0])
+    assert value is None or torch.equal(value, copies[1])
+
+
+@both_paths
+@every_mode
+def test_without_a_gradient_nothing_is_kept(name, path):
+    case = Case((1, 1, 6), (3,), (1,), (1,), False)
+    x, other, value = inputs(name, case, torch.float32)
+    kw = {} if value is None else {other: value}
+    with on(path), torch.no_grad():
+        y = window_pool(x, MODES[name][0], *case.args, **kw)
+    with on(path):
+        assert torch.equal(window_pool(x.requires_grad_(), MODES[name][0], *case.args, **kw), y)
+    geometry = windows.plan(x, *case.args).flat()
+    if MODES[name][0] in reductions.MODES and name not in {"lp", "mixed"}:
+        logit = windows.lift(value.expand_as(x)) if other == "logit" else None
+        _, kept = torch.ops.lab.window_reduce(windows.lift(x), logit, None, geometry, MODES[name][0], 1e-6, 0, False)
+        assert kept.numel() == 0
+
+
+@both_paths
+@given(case=cases())
+@settings(max_examples=8)
+@example(case=Case((1, 1, 3), (2,), (2,), (1,), True))  # the last window would start past the input
+def test_agrees_with_torch_where_torch_is_right(path, case):
+    x = inputs("mean", case, torch.float32)[0].requires_grad_()
+    d = len(case.kernel)
+    F = torch.nn.functional
+    average, maximum = getattr(F, f"avg_pool{d}d"), getattr(F, f"max_pool{d}d")
+    peers = {
+        "mean": lambda: average(x, *case.args, count_include_pad=False),
+        "max": lambda: maximum(x, case.kernel, case.stride, case.padding, 1, case.ceil),
+    }
+    for mode, peer in peers.items():
+        with on(path):
+            y = window_pool(x, mode, *case.args)
+            torch.testing.assert_close(y, peer())
+            ours = torch.autograd.grad((y * y.detach()).sum(), x)[0]
+        theirs = peer()
+        torch.testing.assert_close(ours, torch.autograd.grad((theirs * theirs.detach()).sum(), x)[0])
+
+
+@both_paths
+def test_lp_is_torchs_up_to_its_sum(path):
+    """torch's lp_pool is (sum x^p)^(1/p), ours (mean x^p)^(1/p)."""
+    x = torch.rand(2, 3, 8, 8) + 0.1
+    with on(path):
+        ours = window_pool(x, "lp", 2, p=2.5)
+    torch.testing.assert_close(ours * 4 ** (1 / 2.5), torch.nn.functional.lp_pool2d(x, 2.5, 2))
+
+
+@both_paths
+def test_the_first_of_equal_values_has_the_gradient(path):
+    x = torch.ones(1, 1, 2, 4, requires_grad=True)
+    for mode, kw in (("max", {}), ("mixed", {"alpha": 1.0}), ("poset", {"weight": torch.eye(4)})):
+        with on(path):
+            (grad,) = torch.autograd.grad(window_pool(x, mode, 2, **kw).sum(), x)
+        assert grad[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]], mode
+
+
+@both_paths
+def test_nan_is_seen_not_lost(path):
+    x = torch.zeros(1, 1, 2, 4)
+    x[0, 0, 1, 0] = torch.nan
+    for name, (mode, other) in MODES.items():
+        if mode in {"mean_minus_x", "lp"}:
+            continue
+        kw = {"weight": torch.ones(other, 4)} if isinstance(other, int) else {}
+        with on(path):
+            y = window_pool(x, mode, 2, **kw)
+        assert y.isnan().tolist() == [[[[True, False]]]], name
+
+
+@both_paths
+def test_logits_of_minus_infinity_take_a_position_out(path):
+    x = torch.tensor([[[1.0, torch.nan, 3.0, 5.0, 7.0, 9.0]]], requires_grad=True)
+    logit = torch.tensor([[[0.0, -torch.inf, -torch.inf, -torch.inf, 0.0, 0.0]]], requires_grad=True)
+    with on(path):
+        y = window_pool(x, "softmax", 2, logit=logit)
+        grads = torch.autograd.grad(y.sum(), (x, logit))
+    assert y.tolist() == [[[1, 0, 8]]]
+    assert grads[0].tolist() == [[[1, 0, 0, 0, 0.5, 0.5]]]
+    assert grads[1].tolist() == [[[0, 0, 0, 0, -0.5, 0.5]]]
+
+
+@both_paths
+@every_mode
+def test_an_empty_batch_stays_empty(name, path):
+    x = torch.zeros(0, 2, 4, requires_grad=True)
+    _, other, value = inputs(name, Case((1, 2, 4), (3,), (1,), (1,), False), torch.float32)
+    kw = {} if value is None else {other: value[:0] if other == "logit" else value}
+    with on(path):
+        y = window_pool(x, MODES[name][0], 3, 1, 1, **kw)
+        assert y.shape == (0, 2, 4)
+        assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+
+
+@both_paths
+def test_channels_last_stays_channels_last(path):
+    x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    with on(path):
+        for mode, kw in (("softmax", {}), ("gated", {"weight": torch.zeros(1, 2, 2)})):
+            y = window_pool(x, mode, 2, **kw)
+            assert y.is_contiguous(memory_format=torch.channels_last)
+            (grad,) = torch.autograd.grad(y.sum(), x)
+            assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+GRAPHS = """
+import torch
+from torch._dynamo.backends.debugging import aot_eager
+from lab.kernels import windows
+from lab.kernels.window_pool import window_pool
+
+filters = {"gated": torch.randn(1, 9), "tree": torch.randn(7, 9), "poset": torch.eye(9)}
+graphs = []
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return aot_eager(graph, inputs)
+
+def calls(x):
+    for mode in ("mean", "max", "softmax", "dsc", "lp", "mixed", "mean_minus_x", "gated", "tree", "poset"):
+        yield mode, {"weight": filters[mode]} if mode in filters else {}
+    yield "softmax", {"logit": x.detach()[:, :1]}
+
+for step in range(11):
+    torch._dynamo.reset()
+    graphs.clear()
+    seen = 0
+    compiled = torch.compile(window_pool, fullgraph=True, dynamic=True, backend=backend)
+    for size in ((2, 3, 6, 8), (3, 4, 9, 7)):
+        x = torch.randn(size, requires_grad=True)
+        mode, kw = list(calls(x))[step]
+        pair = [f(x, mode, 3, 1, 1, **kw) for f in (compiled, window_pool)]
+        torch.testing.assert_close(*pair)
+        torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in pair))
+        seen = seen or len(graphs)  # dynamo may start over while it learns that a number is fixed
+    assert len(graphs) == seen, mode
+    print("one graph", mode)
+
+x = torch.randn(2, 3, 1, 5, 4).to(memory_format=torch.channels_last_3d).requires_grad_()
+geometry = windows.plan(x[:, :, 0], (2, 2), (2, 1), (1, 0), True).flat()
+scale = (torch.rand(3) + 1).requires_grad_()
+checks = "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"
+logit = torch.randn_like(x, requires_grad=True)
+for mode, logit, s in (("softmax", None, None), ("softmax", logit, None), ("lp", None, scale)):
+    arguments = x, logit, s, geometry, mode, 1e-6, 1 if s is None else 2, False
+    torch.library.opcheck(torch.ops.lab.window_reduce.default, arguments, test_utils=checks)
+arguments = x, torch.randn(3, 4, requires_grad=True), geometry, "tree", True, False
+torch.library.opcheck(torch.ops.lab.window_filter.default, arguments, test_utils=checks)
+print("contract")
+"""
+
+
+def plain(program, monkeypatch, tmp_path):
+    """The output of a program in which neither Triton's interpreter nor the shape types are on."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_mode_compiles_in_one_graph_for_any_size(monkeypatch, tmp_path):
+    """And the ops keep torch.library's contract: fake outputs like the real ones, gradients through a dynamic graph."""
+    output = plain(GRAPHS, monkeypatch, tmp_path)
+    assert output.count("one graph") == 11
+    assert "contract" in output
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from lab.kernels import window_filters, window_pool_triton
+STRIDES, SIZES = ("i32",) * 5, ("i32",) * 3
+PAIRS = dict(K=(1, 3, 3), S=(1, 2, 2), P=(0, 1, 1), LAST=False, ROWS=4, COLS=128)
+
+def build(kernel, pointers, **constants):
+    signature = {}
+    for name in kernel.arg_names:
+        constants_too = constants | PAIRS
+        if name in constants_too: signature[name] = "constexpr"
+        elif name in pointers: signature[name] = "*fp32" if name in {"kept", "scale", "weight"} else "*bf16"
+        elif name.endswith("_at"): signature[name] = STRIDES
+        elif name in {"size", "out"}: signature[name] = SIZES
+        else: signature[name] = "fp32" if name == "eps" else "i32"
+    source = ASTSource(kernel, signature, constants_too)
+    text = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert ".target sm_90" in text and "atom." not in text and "red.global" not in text
+    print("ok", kernel.__name__, constants)
+
+both = {"x", "logit", "scale", "y", "kept", "dy", "dx", "dlogit", "weight"}
+for mode, own in (("mean", True), ("max", True), ("lp", True), ("softmax", True), ("softmax", False), ("dsc", True),
+                  ("mixed", True), ("mean_minus_x", True)):
+    build(window_pool_triton.forward, both, MODE=mode, OWN=own, KEEP=3 if mode == "dsc" else 1)
+    build(window_pool_triton.backward, both, MODE=mode, OWN=own)
+for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
+    build(window_filters._forward, both, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
+    build(window_filters._backward, both, MODE=mode, R=rows)
+"""
+
+
+def test_every_mode_compiles_for_sm_90(tmp_path, monkeypatch):
+    """Without a GPU, and with neither atomics nor reductions to memory in the result."""
+    assert plain(COMPILE, monkeypatch, tmp_path).count("ok") == 24
+
+
+X = torch.zeros(1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "mode", "args", "kw", "says"),
+    [
+        (X, "median", (2,), {}, "mode must be one of .*'softmax'.*got 'median'"),
+        (X, "max", (5,), {}, r"kernel_size must fit.*\(4, 4\).*got \(5, 5\)"),
+        (X, "max", (0,), {}, "kernel_size must be.*>= 1; got 0"),
+        (X, "max", ((2, 2, 2),), {}, r"kernel_size must be an int or 2.*got \(2, 2, 2\)"),
+        (X, "max", (2, 0), {}, "stride must be.*>= 1; got 0"),
+        (X, "max", (2, 1, -1), {}, "padding must be.*>= 0; got -1"),
+        (X, "max", (2, 1, 2), {}, r"padding must be at most half.*\(2, 2\); got \(2, 2\)"),
+        (X, "lp", (2,), {"p": 0.0}, "p must be > 0; got 0.0"),
+        (X, "lp", (2,), {"p": float("nan")}, "p must be > 0; got nan"),
+        (X, "lp", (2,), {"p": torch.ones(3)}, r"p must be one number or 2.*got \(3,\)"),
+        (X, "mixed", (2,), {"alpha": 1.5}, r"alpha must be in \[0, 1\]; got 1.5"),
+        (X, "softmax", (2,), {"logit": torch.zeros(1, 3, 4, 4)}, r"broadcasts to x \(1, 2, 4, 4\); got \(1, 3, 4, 4\)"),
+        (X, "max", (2,), {"logit": X}, "logit goes with softmax.*'max'"),
+        (X, "mean_minus_x", (2,), {}, "keeps the input's size"),
+        (X, "gated", (2,), {}, "gated needs a weight.*got none"),
+        (X, "tree", (2,), {"weight": torch.zeros(4, 2, 2)}, r"R = 3 or 7.*got \(4, 2, 2\)"),
+        (X, "max", (2,), {"weight": torch.zeros(1, 2, 2)}, "weight goes with"),
+        (torch.zeros(2, 3), "max", (2,), {}, r"1 to 3 spatial axes.*got \(2, 3\)"),
+        (X.long(), "max", (2,), {}, "float type.*int64"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_bad_calls_are_refused(x, mode, args, kw, says):
+    """Asked of the function behind the shape types, which would answer some of these first."""
+    with pytest.raises(ValueError, match=says):
+        getattr(window_pool, "__wrapped__", window_pool)(x, mode, *args, **kw)
