@@ -277,7 +277,7 @@ def test_equations_are_mathml(ran):
 
 def test_the_story_is_folded_and_has_contents(ran):
     page = ran.html("good")
-    assert page.count('<details class="code">') == 10  # nine cells and the parameters, none open
+    assert page.count('<details class="code">') == 11  # ten cells and the parameters, none open
     assert "injected" not in page
     for anchor in ("s-by-layer", "s-below", "s-by-layer-2"):
         assert page.count(f'id="{anchor}"') == 1
@@ -299,7 +299,12 @@ def test_streams_read_as_in_a_terminal(ran):
 def test_figures_are_drawn_from_data(ran):
     page = ran.html("good")
     boxes = re.findall(r'role="img" aria-label="([^"]*)" data-figure="([^"]*)"', page)
-    assert [anchor for _, anchor in boxes] == ["figure-1", "figure-1", "figure-2"]  # the headline stands twice
+    assert [anchor for _, anchor in boxes] == [
+        "figure-1",
+        "figure-1",
+        "figure-2",
+        "figure-3",
+    ]  # the headline stands twice
     assert boxes[0][0].startswith("Score by layer")
     assert "<figcaption>Notice the second layer.</figcaption>" in page
     data = re.search(r'<script type="application/json" id="figure-1">(.*?)</script>', page, re.DOTALL)[1]
