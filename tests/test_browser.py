@@ -83,6 +83,7 @@ def test_every_figure_is_drawn_and_only_when_near(ran, window):
     assert page.locator(".js-plotly-plot .scatterlayer .trace").count() == 2
     assert page.locator(".js-plotly-plot .heatmaplayer image").count() == 1
     assert page.locator(".js-plotly-plot .gl-canvas").count() >= 1
+    assert page.get_by_text("WebGL is not supported").count() == 0
 
 
 def test_the_first_screen_has_question_verdict_and_figure(ran, window):
