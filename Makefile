@@ -18,7 +18,7 @@ READY := .venv/ready-$(TORCH)-$(TORCH_VERSION)-$(DEPENDENCIES)
 UV := $(shell command -v uv)
 ifdef UV
 # uv does not read pip's variables, and would otherwise miss a folder of CPU wheels
-pip_install = $(UV) pip install -qq --python .venv/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS))
+pip_install = $(UV) pip install --quiet --python .venv/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS))
 else
 pip_install = .venv/bin/python -m pip install -qq --disable-pip-version-check
 endif
@@ -52,7 +52,7 @@ $(READY):
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Building .venv with $(PYTHON), $(if $(UV),uv,pip) and the $(TORCH) build of torch $(TORCH_VERSION); a few minutes, once."
 	$(PYTHON) -m venv --clear .venv
-	@$(MAKE) --no-print-directory torch-$(TORCH)
+	@$(MAKE) --no-print-directory GOAL='$(MAKECMDGOALS)' torch-$(TORCH)
 	$(pip_install) --editable '.[dev]'
 	@if [ $(TORCH) = cpu ] && ls -d .venv/lib/python*/site-packages/nvidia 2>/dev/null; then \
 		echo "A CUDA package was installed on a machine without an NVIDIA GPU; see the folder above. Which package asked for it: .venv/bin/pip show nvidia-cublas"; exit 1; fi
@@ -66,10 +66,10 @@ torch-cuda:
 torch-cpu:
 	@$(pip_install) torch==$(TORCH_VERSION)$(cpu_label) 2>.venv/torch.log \
 	|| { .venv/bin/python -m pip install -qq --disable-pip-version-check uv \
-	&& .venv/bin/uv pip install -qq --python .venv/bin/python --torch-backend cpu torch==$(TORCH_VERSION) 2>>.venv/torch.log; } \
+	&& .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu torch==$(TORCH_VERSION) 2>>.venv/torch.log; } \
 	|| { cat .venv/torch.log; \
 	echo; echo "No CPU build of torch $(TORCH_VERSION) for $$($(PYTHON) --version) can be reached, and the build on the default index"; \
 	echo "would bring gigabytes of CUDA to a machine without an NVIDIA GPU. Ways on:"; \
-	echo "  make $(MAKECMDGOALS) PYTHON=python3.11        another Python, where a CPU wheel fits only that one"; \
-	echo "  PIP_FIND_LINKS=FOLDER make $(MAKECMDGOALS)    a folder that holds torch-$(TORCH_VERSION)+cpu-*.whl"; \
-	echo "  make $(MAKECMDGOALS) TORCH=cuda               the CUDA build all the same"; exit 1; }
+	echo "  make $(GOAL) PYTHON=python3.11        another Python, where a CPU wheel fits only that one"; \
+	echo "  PIP_FIND_LINKS=FOLDER make $(GOAL)    a folder that holds torch-$(TORCH_VERSION)+cpu-*.whl"; \
+	echo "  make $(GOAL) TORCH=cuda               the CUDA build all the same"; exit 1; }

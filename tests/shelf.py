@@ -57,7 +57,11 @@ def good(path):
         code("import warnings\nwarnings.warn('only a warning')"),
         code(FIGURE + "\nfigure", "headline"),
         code("go.Figure(go.Heatmap(z=[[1, 2], [3, 4]])).update_layout(xaxis_title='pool', yaxis_title='layer')"),
-        code(f"import pandas as pd\npd.DataFrame({{'pool': ['mean', '{EVIL}'], 'MRR': [0.76, 0.61]}})"),
+        code("go.Figure(go.Scattergl(x=[0, 1], y=[1, 0], mode='markers'))"),
+        code(
+            f"import pandas as pd\nwide = {{f'column {{i}}': [0.5, 0.5] for i in range(12)}}\n"
+            f"pd.DataFrame({{'pool': ['mean', {EVIL!r}]}} | wide)"
+        ),
         code(
             f"from IPython.display import HTML, Markdown\nHTML('<b>bold</b>{EVIL}<img src=\"http://example.org/x.png\">')"
         ),

@@ -41,7 +41,7 @@ class Window:
         self.page.set_default_timeout(10_000)
         self.requests, self.errors = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
 
@@ -77,11 +77,13 @@ def test_a_page_asks_for_nothing_and_has_no_error(ran, window, name):
 def test_every_figure_is_drawn_and_only_when_near(ran, window):
     page = window.open(ran.out / "good.html")
     page.wait_for_selector(".js-plotly-plot .main-svg")
-    assert page.locator(".js-plotly-plot").count() < page.locator("[data-figure]").count() == 3
+    assert page.locator(".js-plotly-plot").count() < page.locator("[data-figure]").count() == 4
     window.draw_all()
-    assert page.locator(".js-plotly-plot:has(.main-svg)").count() == 3
+    assert page.locator(".js-plotly-plot:has(.main-svg)").count() == 4
     assert page.locator(".js-plotly-plot .scatterlayer .trace").count() == 2
     assert page.locator(".js-plotly-plot .heatmaplayer image").count() == 1
+    assert page.locator(".js-plotly-plot .gl-canvas").count() >= 1
+    assert page.get_by_text("WebGL is not supported").count() == 0
 
 
 def test_the_first_screen_has_question_verdict_and_figure(ran, window):
@@ -114,7 +116,7 @@ def test_code_opens_on_a_click(ran, window):
     first.locator("summary").click()
     assert first.locator("pre").is_visible()
     page.get_by_role("button", name="Show all code").click()
-    assert page.locator("details.code[open]").count() == page.locator("details.code").count() == 10
+    assert page.locator("details.code[open]").count() == page.locator("details.code").count() == 11
     page.get_by_role("button", name="Hide all code").click()
     assert page.locator("details.code[open]").count() == 0
 
@@ -178,6 +180,13 @@ def test_a_report_loads_in_under_a_second(ran, window):
     page = window.open(ran.out / "good.html")
     loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     assert loaded < 1000  # about 200 ms here
+
+
+def test_numbers_stand_right_and_words_left(ran, window):
+    page = window.open(ran.out / "good.html")
+    align = "nodes => nodes.slice(1, 3).map(node => getComputedStyle(node).textAlign)"
+    assert page.locator(".dataframe tbody tr:first-child > *").evaluate_all(align) == ["left", "right"]
+    assert page.locator(".dataframe thead th").evaluate_all(align) == ["left", "right"]
 
 
 def test_printing_draws_every_figure(ran, window):

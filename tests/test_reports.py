@@ -1,5 +1,6 @@
 """Reports: parameters are checked first, a failure is told honestly, a report is one safe file, a rerun resumes."""
 
+import importlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import shelf
 from shelf import EVIL, code, text, write
 
 import lab
-from lab.reports import cli, doctor, index, kernel, markdown, parameters, record, run_all, runner
+from lab.reports import cli, doctor, index, kernel, markdown, outputs, parameters, record, run_all, runner
 from lab.reports import run as run_one
 from lab.reports.runner import prepare
 
@@ -277,7 +278,7 @@ def test_equations_are_mathml(ran):
 
 def test_the_story_is_folded_and_has_contents(ran):
     page = ran.html("good")
-    assert page.count('<details class="code">') == 10  # nine cells and the parameters, none open
+    assert page.count('<details class="code">') == 11  # ten cells and the parameters, none open
     assert "injected" not in page
     for anchor in ("s-by-layer", "s-below", "s-by-layer-2"):
         assert page.count(f'id="{anchor}"') == 1
@@ -299,7 +300,12 @@ def test_streams_read_as_in_a_terminal(ran):
 def test_figures_are_drawn_from_data(ran):
     page = ran.html("good")
     boxes = re.findall(r'role="img" aria-label="([^"]*)" data-figure="([^"]*)"', page)
-    assert [anchor for _, anchor in boxes] == ["figure-1", "figure-1", "figure-2"]  # the headline stands twice
+    assert [anchor for _, anchor in boxes] == [
+        "figure-1",
+        "figure-1",
+        "figure-2",
+        "figure-3",
+    ]  # the headline stands twice
     assert boxes[0][0].startswith("Score by layer")
     assert "<figcaption>Notice the second layer.</figcaption>" in page
     data = re.search(r'<script type="application/json" id="figure-1">(.*?)</script>', page, re.DOTALL)[1]
@@ -479,3 +485,24 @@ def test_importing_reports_is_light():
     check = f"import sys, lab.reports.cli; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
     assert lab.reports.run is run_one
+
+
+def stream(text, name="stderr"):
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def test_a_progress_bar_that_came_in_pieces_is_one_line_and_a_cleared_one_is_none():
+    bar = [stream(f"\rstates: {n}%") for n in (0, 50, 100)]
+    (one,) = outputs.joined(bar)
+    assert outputs.shown(one, "") == '<pre class="stderr">states: 100%</pre>'
+    (cleared,) = outputs.joined([*bar, stream("\r            \r")])
+    assert outputs.shown(cleared, "") == ""
+    kept = outputs.joined([stream("a", "stdout"), stream("b"), stream("c"), stream("d", "stdout")])
+    assert [(output["name"], output["text"]) for output in kept] == [("stdout", "a"), ("stderr", "bc"), ("stdout", "d")]
+    assert bar[0]["text"] == "\rstates: 0%"  # the executed notebook keeps what it has
+
+
+def test_the_doctor_looks_for_the_model_that_is_loaded():
+    """It looks by itself, so that it can still speak where torch cannot be imported."""
+    assert doctor.bundled() == lab.models.bundled()
+    assert importlib.import_module("lab.models.load").MINILM_SHA256 == doctor.WEIGHTS

@@ -7,6 +7,8 @@ import xarray as xr
 
 from lab.plots.style import COLOURS, SYMBOLS, quiet
 
+DASHES = ("dash", "dot", "dashdot", "longdash")
+
 
 def layer_curves(
     scores: xr.Dataset | xr.DataArray,
@@ -18,7 +20,7 @@ def layer_curves(
     """A line per pool over the layers, with its interval as a band where there is one.
 
     scores: [layer, pool], either one array or a dataset with estimate, low and high (lab.stats.bootstrap).
-    title: what to notice; unit: what the height means; references: {name: height} of dashed horizontal lines.
+    title: what to notice; unit: what the height means; references: {name: height} of dashed grey lines.
     """
     data = scores if isinstance(scores, xr.Dataset) else xr.Dataset({"estimate": scores})
     if missing := {"layer", "pool"} - set(data["estimate"].dims):
@@ -51,12 +53,14 @@ def layer_curves(
             hovertemplate=f"{pool}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
             **group,
         )
-    for name, height in (references or {}).items():
-        figure.add_hline(
-            y=height,
-            line={"dash": "dash", "color": "gray"},
-            annotation={"text": name, "font": {"color": "gray"}},
-            annotation_position="top left",  # curves that rise with depth leave that corner free
+    for i, (name, height) in enumerate((references or {}).items()):
+        figure.add_scatter(
+            x=[layers[0], layers[-1]],
+            y=[height, height],
+            name=name,
+            mode="lines",
+            line={"dash": DASHES[i % len(DASHES)], "color": "gray", "width": 1.5},
+            hovertemplate=f"{name}: {height:.3f}<extra></extra>",
         )
     figure.update_xaxes(title="layer (0 = embeddings)", tickvals=layers)
     figure.update_yaxes(title=unit)

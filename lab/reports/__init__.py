@@ -1,0 +1,29 @@
+"""Run notebooks, render what they found, list it: one HTML file each, and one index.
+
+    lab.reports.run("notebooks/tour.ipynb", "reports/", preset="quick")  -> Record
+    lab report tour -p n 500                                             the same from a shell
+
+What a notebook does to become a good report:
+
+- its first markdown cell starts with `# Title` and holds a paragraph that starts with `**Question.**`;
+- a cell tagged `parameters` holds lines `name: type = default  # help`; these are its interface, and
+  `preset: str = "quick"  # smoke | quick | full` is among them;
+- the first figure of the cell tagged `headline` stands on the first screen;
+- the cell tagged `verdict` ends in a `text/markdown` output, computed from the numbers; it stands beside it;
+- figures are plotly, left to its default renderer; `figure.layout.meta = {"caption": "..."}` is shown below one;
+- a widget stands beside a static figure: without a kernel a widget is dead, so reports leave it out.
+
+A notebook without a headline shows its first figure, one without a verdict says so.
+
+The kernel is the Python that runs `lab`, with its environment; the working directory is the folder where
+the command was given, so relative paths in parameters mean what they mean in that shell. Each notebook has a
+fresh kernel, one deadline for all its cells, and leaves out/<stem>.ipynb, .html and .json whatever happens.
+
+Reading order: parameters, notebook, kernel, record, runner; then markdown, figures, outputs,
+render, index; then machine, doctor, cli.
+"""
+
+from lab.reports.record import Record
+from lab.reports.runner import Job, prepare, run, run_all
+
+__all__ = ["Job", "Record", "prepare", "run", "run_all"]

@@ -1,0 +1,122 @@
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const nonce = document.currentScript.nonce;
+  const boxes = [...document.querySelectorAll("[data-figure]")];
+  const drawn = new Set();
+
+  // ---- theme: the reader's choice, else the system's
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  let chosen = null;
+  try { chosen = localStorage.getItem("lab-theme"); } catch { /* some browsers refuse storage to files */ }
+  const toggle = document.getElementById("theme");
+  const setTheme = () => {
+    root.dataset.theme = chosen ?? (system.matches ? "dark" : "light");
+    toggle.textContent = root.dataset.theme === "dark" ? "Light" : "Dark";
+    for (const box of drawn) Plotly.react(box, box.data, themed(box.layout, box), box.config);
+  };
+  toggle.addEventListener("click", () => {
+    chosen = root.dataset.theme === "dark" ? "light" : "dark";
+    try { localStorage.setItem("lab-theme", chosen); } catch { /* the choice then lasts until the page closes */ }
+    setTheme();
+  });
+  system.addEventListener("change", setTheme);
+
+  // ---- figures: transparent, with the page's ink and lines
+  function themed(layout, box) {
+    const style = getComputedStyle(root);
+    const ink = style.getPropertyValue("--ink").trim();
+    const line = style.getPropertyValue("--line").trim();
+    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line };
+    const out = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
+    out.font = { ...layout.font, color: ink, family: style.getPropertyValue("--sans").trim() };
+    const template = { ...layout.template };
+    const base = { ...template.layout };
+    for (const name of ["xaxis", "yaxis"]) base[name] = { ...base[name], ...axis };
+    base.scene = { ...base.scene };
+    for (const name of ["xaxis", "yaxis", "zaxis"]) base.scene[name] = { ...base.scene[name], ...axis, backgroundcolor: "rgba(0,0,0,0)" };
+    if (base.legend) base.legend = { ...base.legend, bgcolor: "rgba(0,0,0,0)" };
+    out.template = { ...template, layout: base };
+    for (const name of Object.keys(layout)) {
+      if (/^[xy]axis\d*$/.test(name)) out[name] = { ...layout[name], ...axis };
+    }
+    if (layout.title?.font) out.title = { ...layout.title, font: { ...layout.title.font, color: ink } };
+    if (layout.legend) out.legend = { ...layout.legend, bgcolor: "rgba(0,0,0,0)" };
+    if (!layout.margin && !base.margin) out.margin = { l: 64, r: 24, t: layout.title ? 60 : 24, b: 56 };
+    if (box.classList.contains("small")) {
+      out.height = 300;
+      out.margin = { l: 60, r: 20, t: 45, b: 50 };
+    }
+    delete out.width;
+    return out;
+  }
+
+  // ---- plotly: unpacked once, when the first figure is near the window
+  let plotly = null;
+  async function unpack() {
+    const packed = document.getElementById("plotly-gzip");
+    const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.nonce = nonce;
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    packed.remove();
+  }
+  function draw(box) {
+    if (drawn.has(box)) return;
+    drawn.add(box);
+    const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+    box.config = { responsive: true, displaylogo: false, ...figure.config };
+    const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}, box), config: box.config, frames: figure.frames ?? [] };
+    Plotly.newPlot(box, spec).then(() => { root.dataset.figuresDrawn = document.querySelectorAll(".js-plotly-plot").length; });
+  }
+  async function show(some) {
+    try {
+      plotly ??= unpack();
+      await plotly;
+    } catch (error) {
+      for (const box of boxes) box.innerHTML = '<div class="missing">This browser cannot unpack the figures; a current one can.</div>';
+      throw error;
+    }
+    some.forEach(draw);
+  }
+  root.dataset.figures = boxes.length;
+  root.dataset.figuresDrawn = 0;
+
+  setTheme();
+  if (boxes.length) {
+    const near = new IntersectionObserver((seen) => {
+      const now = seen.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+      now.forEach((box) => near.unobserve(box));
+      if (now.length) show(now);
+    }, { rootMargin: "600px 0px" });
+    boxes.forEach((box) => near.observe(box));
+    addEventListener("beforeprint", () => { if (window.Plotly) boxes.forEach(draw); });
+  }
+
+  // ---- tables: numbers stand right, columns of words left
+  const numeric = /^[-+\u2212]?[\d.,]+(e[-+]?\d+)?\s*%?$|^(nan|-?inf|none|)$/i;
+  for (const table of document.querySelectorAll(".html table")) {
+    const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
+    for (let column = 0; column < (rows[0]?.cells.length ?? 0); column++) {
+      if (rows.every((row) => numeric.test(row.cells[column]?.textContent.trim() ?? ""))) continue;
+      for (const row of table.rows) row.cells[column]?.classList.add("words");
+    }
+  }
+
+  // ---- contents: beside the text where there is room, else folded above it
+  const contents = document.querySelector(".contents details");
+  if (contents && innerWidth < 1280) contents.open = false;
+
+  // ---- code
+  const code = document.getElementById("code");
+  const folds = [...document.querySelectorAll("details.code")];
+  if (code && !folds.length) code.remove();
+  code?.addEventListener("click", () => {
+    const open = code.getAttribute("aria-pressed") !== "true";
+    folds.forEach((fold) => { fold.open = open; });
+    code.setAttribute("aria-pressed", open);
+    code.textContent = open ? "Hide all code" : "Show all code";
+  });
+})();
