@@ -165,7 +165,8 @@ def main() -> None:
         parser.error(f"no operator is named {given.only}")
     speed = ", ".join(f"{copy / 1e9:.1f} GB/s" for copy in sorted(copies))
     used = ", ".join(f"{name} {versions()[name]}" for name in ("python", "torch"))
-    words = f"copy {speed}; {torch.get_num_threads()} torch threads; at most {given.rounds} rounds, medians (lowest to highest); {used}"
+    words = f"copy {speed}; {torch.get_num_threads()} torch threads; "
+    words += f"at most {given.rounds} rounds, medians (lowest to highest); {used}"
     if not torch.cuda.is_available():
         words += "; on a GPU: not measured, there is none"
     rest = {"device": named(), "rounds": given.rounds, "copy_bytes_per_second": sorted(copies), "words": words}

@@ -146,8 +146,8 @@ def test_map_shares():
     chosen = anatomy.map_share(nn.MaxPool2d(4), x)
     assert torch.equal(chosen.flatten(1).argmax(1), x.flatten(1).argmax(1))
     torch.testing.assert_close(chosen.amax((1, 2)), torch.ones(2, dtype=torch.float64))
-    for name, pool in gallery.map_pools(1).items():
-        shares = anatomy.map_share(pool.double(), torch.rand(2, 1, 8, 8, dtype=torch.float64))
+    for name, pool in gallery.map_pools(4).items():
+        shares = anatomy.map_share(pool.double(), torch.randn(2, 4, 8, 8, dtype=torch.float64))
         torch.testing.assert_close(shares.sum((1, 2)), torch.ones(2, dtype=torch.float64), msg=name)
 
 

@@ -15,7 +15,7 @@ def safe(figure) -> bool:
 
 
 def table():
-    values = [[0.0, 5.0], [0.5, np.nan], [1.0, np.inf]]
+    values = [[-0.001, 5.0], [0.5, np.nan], [1.0, np.inf]]
     return pd.DataFrame(values, index=["a", EVIL, "c"], columns=["share of it", "times"])
 
 
@@ -23,7 +23,7 @@ def test_heat_table_writes_its_numbers_and_colours_each_column_by_itself():
     figure = plots.heat_table(table(), title="t", rows="pool", columns="number", ranges={"times": (0.0, 10.0)})
     (heat,) = figure.data
     assert heat.text.tolist() == [["0.00", "5.00"], ["0.50", ""], ["1.00", "∞"]]
-    np.testing.assert_allclose(heat.z, [[0, 0.5], [0.5, np.nan], [1, 1]])
+    np.testing.assert_allclose(heat.z, [[0, 0.5], [0.501 / 1.001, np.nan], [1, 1]])
     assert figure.layout.yaxis.ticktext == ("a", "&lt;script&gt;alert(1)&lt;/script&gt;", "c")
     assert figure.layout.xaxis.ticktext == ("share of<br>it", "times")
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("number", "pool")

@@ -58,7 +58,12 @@ def counts(mask: Segments) -> Integer[Tensor, " S"]:
 
 def segment_ids(offsets: Integer[Tensor, " _"], n: int) -> Integer[Tensor, " N"]:
     """The segment of each of n ragged tokens; a search, so that no shape depends on the offsets' values."""
-    return torch.searchsorted(offsets, torch.arange(n, dtype=offsets.dtype, device=offsets.device), right=True) - 1
+    return (
+        torch.searchsorted(
+            offsets.contiguous(), torch.arange(n, dtype=offsets.dtype, device=offsets.device), right=True
+        )
+        - 1
+    )
 
 
 def positions(mask: Segments, n: int | None = None) -> Float[Tensor, "..."]:

@@ -68,7 +68,7 @@ def flatten(x: Tensor, mask: Tensor, scores: Tensor | None) -> tuple[int, tuple[
     """Segments, and the strides (x by segment, token, coordinate; mask; scores) that make both layouts one."""
     padded, wide = is_padded(mask), scores is not None and scores.ndim == x.ndim
     of_x = x.stride() if padded else (0, *x.stride())
-    of_mask = mask.stride() if padded else (0, 0)
+    of_mask = mask.stride() if padded else (0, *mask.stride())
     of_scores = (0, 0, 0)
     if scores is not None:
         of_scores = (*(() if padded else (0,)), *scores.stride(), *(() if wide else (0,)))

@@ -21,14 +21,14 @@ import triton.language as tl
 
 @triton.jit
 @no_type_check  # a checked kernel would look for its helpers in the checker's module
-def span(mask, s, tokens, part, parts, PADDED: tl.constexpr, BLOCK_T: tl.constexpr):
+def span(mask, m_t, s, tokens, part, parts, PADDED: tl.constexpr, BLOCK_T: tl.constexpr):
     """Where segment s starts among ragged tokens, and the part of it that is ours."""
     if PADDED:
         start = s * 0
         length = start + tokens
     else:
-        start = tl.load(mask + s).to(tl.int64)
-        length = tl.load(mask + s + 1).to(tl.int64) - start
+        start = tl.load(mask + s * m_t).to(tl.int64)
+        length = tl.load(mask + (s + 1) * m_t).to(tl.int64) - start
     step = tl.cdiv(tl.cdiv(length, parts), BLOCK_T) * BLOCK_T
     return start, part * step, tl.minimum(part * step + step, length)
 
@@ -136,7 +136,7 @@ def forward(
     row = (tl.program_id(0) // blocks).to(tl.int64)  # neighbours in memory are neighbours in time
     s = row // parts
     d = (tl.program_id(0) % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    start, begin, end = span(mask, s, tokens, row % parts, parts, PADDED, BLOCK_T)
+    start, begin, end = span(mask, m_t, s, tokens, row % parts, parts, PADDED, BLOCK_T)
     x += s * x_s + start * x_t
     scores += s * s_s + start * s_t
 
@@ -232,7 +232,7 @@ def backward(
     block = tl.program_id(0) % blocks
     s = row // parts
     d = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    start, begin, end = span(mask, s, tokens, row % parts, parts, PADDED, BLOCK_T)
+    start, begin, end = span(mask, m_t, s, tokens, row % parts, parts, PADDED, BLOCK_T)
     first = s * tokens if PADDED else start  # of the tokens of all segments
     x += s * x_s + start * x_t
     scores += s * s_s + start * s_t

@@ -62,7 +62,7 @@ def _forward(
     blocks = tl.cdiv(D, BLOCK_D)
     s, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
     d = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    start, begin, end = span(mask, s, tokens, 0, 1, PADDED, BLOCK_T)
+    start, begin, end = span(mask, m_t, s, tokens, 0, 1, PADDED, BLOCK_T)
     row = s * tokens if PADDED else start  # of the tokens of all segments
     x += s * x_s + start * x_t
 
@@ -110,7 +110,7 @@ def _backward(
     blocks = tl.cdiv(D, BLOCK_D)
     s = (tl.program_id(0) // blocks).to(tl.int64)
     d = (tl.program_id(0) % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    start, begin, end = span(mask, s, tokens, 0, 1, PADDED, BLOCK_T)
+    start, begin, end = span(mask, m_t, s, tokens, 0, 1, PADDED, BLOCK_T)
     row = s * tokens if PADDED else start
     x += s * x_s + start * x_t
 

@@ -149,7 +149,9 @@ def _hover(rows, columns) -> np.ndarray:
 
 
 def _numbers(values: np.ndarray, decimals: int) -> np.ndarray:
-    words = ["" if np.isnan(v) else "∞" if np.isinf(v) else f"{v:.{decimals}f}" for v in values.flat]
+    words = [
+        "" if np.isnan(v) else "∞" if np.isinf(v) else f"{round(v, decimals) + 0.0:.{decimals}f}" for v in values.flat
+    ]
     return np.array(words, dtype=object).reshape(values.shape)
 
 
