@@ -59,6 +59,7 @@ from lab.pooling.token import (
     LinearPool,
     MaxPool,
     MeanPool,
+    MinPool,
     PositionMeanPool,
     SqrtMeanPool,
 )
@@ -75,6 +76,7 @@ POOLS = {
     "landmark": LandmarkPool,
     # by the values themselves
     "max": MaxPool,
+    "min": MinPool,
     "gem": GeM,
     "group_gem": GroupGeM,
     "lse": LSEPool,
@@ -120,7 +122,7 @@ MAP_POOLS = {
     "mixed": lambda channels: MixedPool2d(2, channels=channels),
     "gated": lambda _: GatedPool2d(2),
     "tree": lambda _: TreePool2d(2),
-    "gem": lambda _: GeM2d(2),
+    "gem": lambda _: GeM2d(kernel_size=2),
     "pyramid": lambda _: SpatialPyramidPool2d((1, 2, 4)),
     "poset": lambda _: PosetPool2d("n"),
     "lip": LIP2d,
@@ -176,6 +178,7 @@ __all__ = [
     "MIDAMSoftmaxPool",
     "MaxPool",
     "MeanPool",
+    "MinPool",
     "MixedPool2d",
     "MultiHeadAttentionPool",
     "MultiLayerPool",

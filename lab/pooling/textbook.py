@@ -104,6 +104,7 @@ TOKENS: dict[str, Callable[..., Tensor]] = {
     "sink_excluding_mean": lambda pool, x, mask: _mean(x, (_place(mask) > pool.num_sinks).to(x.dtype)),
     "landmark": _landmark,
     "max": _max,
+    "min": lambda pool, x, mask: -_max(pool, -x, mask),
     "gem": _gem,
     "group_gem": _gem,
     "lse": lambda pool, x, mask: _log_mean_exp(x, mask, pool.r),

@@ -102,3 +102,18 @@ class MaxPool(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         return segment_pool(x, mask, "max")
+
+
+class MinPool(nn.Module):
+    """The minimum over real tokens, each coordinate by itself, y_d = min_t x_td. x (B, T, D), mask (B, T) -> (B, D).
+
+    The maximum's mirror image, min(x) = -max(-x); a standard form without one source.
+    """
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return segment_pool(x, mask, "min")
