@@ -1,5 +1,6 @@
 """Reports: parameters are checked first, a failure is told honestly, a report is one safe file, a rerun resumes."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -408,11 +409,19 @@ def test_an_interrupted_and_a_killed_run_carry_on(tmp_path):
     write(tmp_path / "notebooks" / "a.ipynb", code("1"))
     wait = "from pathlib import Path\nimport os, time\nPath('pid').write_text(str(os.getpid()))\n"
     write(tmp_path / "notebooks" / "b.ipynb", code(wait + "time.sleep(0 if Path('go').exists() else 600)"))
-    command = [sys.executable, "-c", "import sys; from lab.reports.cli import main; sys.exit(main())", "report"]
+    # a shell's background job ignores Ctrl-C, and so would what it starts: this one shall hear it all the same
+    hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", hears + "from lab.reports.cli import main; sys.exit(main())", "report"]
 
+    @contextlib.contextmanager
     def start():
         (tmp_path / "pid").unlink(missing_ok=True)
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as run:
+            try:
+                yield run
+            finally:
+                run.kill()  # leaving the block waits for its end, which a failed check may have left far away
 
     def until(ready, seconds=40):
         end = time.monotonic() + seconds
