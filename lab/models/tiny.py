@@ -6,61 +6,41 @@ from lab.models.load import bundled
 from lab.models.loaded import Loaded, describe
 
 
+def _shape(layers: int, dim: int, heads: int) -> dict[str, int]:
+    """What most families call their sizes; GPT-2 has names of its own."""
+    return {
+        "hidden_size": dim,
+        "intermediate_size": 4 * dim,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
 def _llama(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
     from transformers import LlamaConfig
 
-    return LlamaConfig(
-        hidden_size=dim,
-        intermediate_size=4 * dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        vocab_size=vocab,
-        max_position_embeddings=window,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    reads = {"vocab_size": vocab, "max_position_embeddings": window}
+    return LlamaConfig(**_shape(layers, dim, heads), num_key_value_heads=heads, **reads, **ends)
 
 
 def _gpt2(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
     from transformers import GPT2Config
 
-    return GPT2Config(
-        n_embd=dim,
-        n_layer=layers,
-        n_head=heads,
-        vocab_size=vocab,
-        n_positions=window,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    return GPT2Config(n_embd=dim, n_layer=layers, n_head=heads, vocab_size=vocab, n_positions=window, **ends)
 
 
 def _bert(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
     from transformers import BertConfig
 
-    return BertConfig(
-        hidden_size=dim,
-        intermediate_size=4 * dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        vocab_size=vocab,
-        max_position_embeddings=window,
-    )
+    return BertConfig(**_shape(layers, dim, heads), vocab_size=vocab, max_position_embeddings=window)
 
 
 def _vit(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:  # noqa: ARG001 (images have neither)
     from transformers import ViTConfig
 
-    return ViTConfig(
-        hidden_size=dim,
-        intermediate_size=4 * dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        image_size=8,
-        patch_size=2,
-        num_channels=1,
-    )
+    return ViTConfig(**_shape(layers, dim, heads), image_size=8, patch_size=2, num_channels=1)
 
 
 TINY = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "vit": _vit}
