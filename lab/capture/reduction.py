@@ -1,0 +1,112 @@
+"""Several pools of one state: those that are weightings of tokens in one product, the others one by one."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lab.models import Loaded
+from lab.pooling import POOLS, LinearPool
+from lab.pooling.functional import weighted_sum
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+
+
+class Reduction:
+    """pool(state, segments) for every pool at once: [B, T, D] or ragged [N, D] to [P, B, width]."""
+
+    def __init__(self, pools: Mapping[str, Pool], width: int) -> None:
+        self.pools, self.width = dict(pools), width
+        places = list(enumerate(self.pools.values()))
+        self.linear = [(i, pool) for i, pool in places if isinstance(pool, LinearPool)]
+        self.others = [(i, pool) for i, pool in places if not isinstance(pool, LinearPool)]
+        self._weights: tuple[Tensor, Tensor] | None = None  # the segments they belong to, and they
+
+    def __call__(self, state: Tensor, segments: Tensor) -> Float[Tensor, "P B width"]:
+        rows: list[Tensor | None] = [None] * len(self.pools)
+        if self.linear:
+            pooled = weighted_sum(state, self._weights_of(segments, state.shape[-2]), segments)  # [B, P, D]
+            for row, (i, _) in enumerate(self.linear):
+                rows[i] = pooled[:, row]
+        for i, pool in self.others:
+            rows[i] = pool(state, segments)
+        return torch.stack(rows)
+
+    def _weights_of(self, segments: Tensor, tokens: int) -> Tensor:
+        """Made once for a batch: all of its layers share them."""
+        if self._weights is None or self._weights[0] is not segments:
+            axis = 1 if segments.dtype == torch.bool else -1
+            weights = torch.stack([pool.weights(segments, tokens) for _, pool in self.linear], dim=axis)
+            self._weights = segments, weights
+        return self._weights[1]
+
+
+def reductions(
+    model: Loaded, pools: str | Sequence[str] | Mapping[str, Pool], widths: Sequence[int]
+) -> list[Reduction]:
+    """A reduction for each of the widths, the same one where they are equal.
+
+    A registered pool with weights of its own gets random ones, the same in every run. ValueError for unknown names,
+    a pool that cannot be called as pool(x, mask), and one that does not give a vector for each text.
+    """
+    made: dict[int, Reduction] = {}
+    for width in widths:
+        if width not in made:
+            built = _built(pools, width, model.device)
+            made[width] = Reduction(built, _tried(built, width, model.device))
+    return [made[width] for width in widths]
+
+
+def _built(pools: str | Sequence[str] | Mapping[str, Pool], width: int, device: torch.device) -> dict[str, Pool]:
+    if isinstance(pools, Mapping):
+        built = dict(pools)
+    else:
+        names = [pools] if isinstance(pools, str) else list(pools)
+        if unknown := [name for name in names if name not in POOLS]:
+            raise ValueError(f"no pool {unknown}; there are {list(POOLS)}, or pass {{name: pool}}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"pools must differ; got {names}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            built = {name: POOLS[name](width) for name in names}
+    if not built:
+        raise ValueError(f"no pool was named; there are {list(POOLS)}")
+    for pool in built.values():
+        if isinstance(pool, nn.Module):
+            pool.to(device)
+    return built
+
+
+@torch.no_grad()
+def _tried(pools: Mapping[str, Pool], width: int, device: torch.device) -> int:
+    """The width of the vectors that the pools make of states of this width."""
+    x, mask = torch.zeros(1, 2, width, device=device), torch.ones(1, 2, dtype=torch.bool, device=device)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, pool in pools.items():
+        try:
+            y = pool(x, mask)
+        except TypeError as error:
+            raise ValueError(f"pool {name!r} cannot be called as pool(x, mask): {error}") from error
+        if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 1:
+            got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"pool {name!r} turns [1, 2, {width}] into {got}, expected [1, width]")
+        shapes[name] = tuple(y.shape)
+    if len(set(shapes.values())) > 1:
+        widths = {name: shape[1] for name, shape in shapes.items()}
+        raise ValueError(f"pools of one call must give vectors of one width, to stand in one array; got {widths}")
+    return next(iter(shapes.values()))[1]
+
+
+def fingerprint(pool: Pool) -> str:
+    """What a pool is, for a store to say: its class and settings, and a checksum of its weights if it has any."""
+    if not isinstance(pool, nn.Module):
+        return f"{getattr(pool, '__module__', '?')}.{getattr(pool, '__qualname__', type(pool).__qualname__)}"
+    digest = hashlib.sha256()
+    for name, value in sorted(pool.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    plain = (int, float, str, tuple)
+    settings = {k: v for k, v in sorted(vars(pool).items()) if isinstance(v, plain) and k != "training"}
+    weights = f" weights {digest.hexdigest()[:16]}" if pool.state_dict() else ""
+    return f"{type(pool).__qualname__}({settings}){weights}"
