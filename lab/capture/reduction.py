@@ -105,7 +105,7 @@ def fingerprint(pool: Pool) -> str:
         return f"{getattr(pool, '__module__', '?')}.{getattr(pool, '__qualname__', type(pool).__qualname__)}"
     digest = hashlib.sha256()
     for name, value in sorted(pool.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     plain = (int, float, str, tuple)
     settings = {k: v for k, v in sorted(vars(pool).items()) if isinstance(v, plain) and k != "training"}
     weights = f" weights {digest.hexdigest()[:16]}" if pool.state_dict() else ""

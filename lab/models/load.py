@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,8 @@ def load(
     if model.config.is_encoder_decoder:
         model, found, example = half(model, part)
         blocks = found if blocks is None else blocks
-    return describe(name, source, model, tokenizer, window, blocks=blocks, example=example)
+    loaded = describe(name, source, model, tokenizer, window, blocks=blocks, example=example)
+    return replace(loaded, recipe=partial(load, name, dtype=dtype, part=part, blocks=blocks, **options))
 
 
 def bundled() -> Path | None:

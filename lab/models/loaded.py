@@ -38,6 +38,7 @@ class Loaded:
     window: int | None  # the longest sequence in tokens, None where nothing limits it
     example: Inputs  # the small input these facts were found on
     places: dict[str, tuple[Place, ...]]  # where the states of each site are seen; of SITES those that were found
+    recipe: Callable[[], "Loaded"] | None = None  # gives it again in another process, if it was loaded or drawn
 
     @property
     def depth(self) -> int:

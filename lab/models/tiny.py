@@ -1,5 +1,8 @@
 """Tiny models with random weights, built from the real transformers configurations."""
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 
 from lab.models.load import bundled
@@ -69,7 +72,9 @@ def tiny(kind: str, *, layers: int = 4, dim: int = 128, heads: int = 4, window: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModel.from_config(TINY[kind](layers, dim, heads, vocab, window))
-    return describe(f"tiny-{kind}", f"random weights, seed {seed}", model, tokenizer, window if tokenizer else None)
+    drawn = describe(f"tiny-{kind}", f"random weights, seed {seed}", model, tokenizer, window if tokenizer else None)
+    again = partial(tiny, kind, layers=layers, dim=dim, heads=heads, window=window, seed=seed)
+    return replace(drawn, recipe=again)
 
 
 def _tokenizer() -> object:
