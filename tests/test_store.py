@@ -115,7 +115,9 @@ def test_a_second_call_reads_nothing_again(whole, monkeypatch):
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory):
     """A process that has imported everything, and forks a writer for each path it is told."""
-    process = start(tmp_path_factory.mktemp("writers"), "none", code=FORKS, stdin=subprocess.PIPE, TOKENIZERS_PARALLELISM="0")
+    process = start(
+        tmp_path_factory.mktemp("writers"), "none", code=FORKS, stdin=subprocess.PIPE, TOKENIZERS_PARALLELISM="0"
+    )
     yield process
     process.communicate(timeout=30)  # its input closes, so it ends
 
@@ -186,8 +188,9 @@ def test_another_order_is_refused_and_nothing_changes(whole, changed, says):
 
 
 def test_borders_between_texts_count():
-    assert Shards(["ab", "c"], 2).digest() != Shards(["a", "bc"], 2).digest()
-    assert Shards(["ab", "c"], 2).digest() == Shards(["ab", "c"], 1).digest()
+    model = small()
+    assert Shards(["ab", "c"], 2).digest(model) != Shards(["a", "bc"], 2).digest(model)
+    assert Shards(["ab", "c"], 2).digest(model) == Shards(["ab", "c"], 1).digest(model)
 
 
 def test_half_precision_is_stated_and_refuses_what_it_cannot_hold(tmp_path):
@@ -292,7 +295,7 @@ def test_images_and_columns_of_tables_are_stored_too(tmp_path):
     column = datasets.Dataset.from_dict({"text": TEXTS})["text"]
     for name, texts in {"pandas": pd.Series(TEXTS), "datasets": column, "generator": (t for t in TEXTS)}.items():
         store = lab.capture.to_zarr(small(), texts, tmp_path / name, **ASKED)
-        assert store.attrs["texts"] == Shards(TEXTS, 8).digest()
+        assert store.attrs["texts"] == Shards(TEXTS, 8).digest(small())
 
 
 def test_processes_of_a_launcher_share_the_work(whole, tmp_path):

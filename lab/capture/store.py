@@ -46,12 +46,11 @@ class Shards:
         part = self.examples[lo:hi]
         return part if isinstance(part, Tensor | np.ndarray) and part.ndim > 1 else list(part)
 
-    def digest(self) -> str:
-        """SHA-256 of all examples, order and borders included."""
+    def digest(self, model: Loaded) -> str:
+        """SHA-256 of all examples, order and borders included; TypeError if one is not what the model reads."""
         digest = hashlib.sha256()
         for number in range(len(self)):
-            part = self.read(number)
-            for item in part if isinstance(part, list) else [part]:
+            for item in checked_examples(model, self.read(number)):
                 data = item.encode() if isinstance(item, str) else np.ascontiguousarray(item).tobytes()
                 digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
@@ -179,7 +178,7 @@ def order_of(plan: Plan, shards: Shards, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "shard": shards.size,
         "n": shards.n,
-        "texts": shards.digest(),
+        "texts": shards.digest(model),
     }
 
 

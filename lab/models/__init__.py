@@ -1,9 +1,11 @@
 """What we look at: pretrained models from a folder or the hub, tiny ones with random weights, modules of one's own."""
 
+from lab.models.bidirectional import bidirectional
+from lab.models.fingerprint import fingerprint
 from lab.models.load import bundled, load
 from lab.models.loaded import Loaded, describe
 from lab.models.places import SITES
 from lab.models.tiny import TINY, tiny
 from lab.models.wrap import wrap
 
-__all__ = ["SITES", "TINY", "Loaded", "bundled", "describe", "load", "tiny", "wrap"]
+__all__ = ["SITES", "TINY", "Loaded", "bidirectional", "bundled", "describe", "fingerprint", "load", "tiny", "wrap"]

@@ -86,16 +86,20 @@ def _sites(
         if projections:
             found["attention"] = projections[-1], None
             found |= _heads(modules, projections)
+    stated = stated_class(model, "router_logits")
+    routers = [
+        name for name in modules if name.startswith(f"{block}.") and stated and isinstance(modules[name], stated)
+    ]
+    if len(routers) == 1:
+        found["router"] = routers[0], None
     mlps = [name for name, part in modules.items() if name.startswith(f"{block}.") and _is_mlp(name, part)]
     rest = [name for name in inside if not any(name.startswith(f"{attention}.") for attention in attentions)]
     if len(mlps) == 1:
-        found["mlp"] = mlps[0], None
+        own_rest = [name for name in rest if name.startswith(f"{mlps[0]}.")]
+        # experts' outputs are mixed by the module around them; elsewhere that may add the stream already (bloom)
+        found["mlp"] = (own_rest[-1] if own_rest and not routers else mlps[0]), None
     elif not mlps and len(own) == 1 and rest:
         found["mlp"] = rest[-1], None
-    if stated := stated_class(model, "router_logits"):
-        routers = [name for name in modules if name.startswith(f"{block}.") and isinstance(modules[name], stated)]
-        if len(routers) == 1:
-            found["router"] = routers[0], None
     return found
 
 
