@@ -1,6 +1,6 @@
 """Every family: layers equal to transformers' own hidden states, and what stands inside a block is what it claims."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -182,7 +182,7 @@ def test_what_cannot_be_told_apart_is_not_guessed():
 def test_blocks_shows_every_site():
     table = lab.capture.blocks(described("phi3"))
     assert table.loc[2, "key"] == "layers.1.self_attn.qkv_proj[32:48]"
-    assert table.loc[2, "mlp"] == "layers.1.mlp"
+    assert table.loc[2, "mlp"] == "layers.1.mlp.down_proj"
     assert table.loc[0, "key"] == ""
     assert table.attrs["found"] == "stated by transformers: every Phi3DecoderLayer"
     albert = lab.capture.blocks(described("albert"))
@@ -308,12 +308,6 @@ def test_a_decoder_looks_both_ways_and_back_again(name, attention):
     np.testing.assert_array_equal(lab.capture.states(model, ["one text"], pools=("first",)).h, causal)
 
 
-@contextmanager
-def closing_hook(handle):
-    yield
-    handle.remove()
-
-
 def test_a_model_that_stays_causal_is_refused():
     mamba = described("mamba")
     with pytest.raises(ValueError, match=r"mamba stays causal .*one text alone, two of one length, one of them padded"):
@@ -324,9 +318,10 @@ def test_a_model_that_stays_causal_is_refused():
         module.config.is_causal = given.get("attention_mask") is None
 
     # as families have done: causal where no mask comes, so alone and among texts of one length
-    with closing_hook(llama.model.register_forward_pre_hook(relapse, with_kwargs=True)):
-        with pytest.raises(ValueError, match=r"is_causal = False \(one text alone, two of one length\)"):
-            lab.models.bidirectional(llama).__enter__()
+    handle = llama.model.register_forward_pre_hook(relapse, with_kwargs=True)
+    with pytest.raises(ValueError, match=r"is_causal = False \(one text alone, two of one length\)"):
+        lab.models.bidirectional(llama).__enter__()
+    handle.remove()
     assert described("llama").causal
     bert = described("bert")
     with lab.models.bidirectional(bert) as same:

@@ -163,6 +163,14 @@ def planned(
     return Plan(model, numbers, reductions(model, pools, widths), site, window, batch_tokens, packed, autocast)
 
 
+def plain_source(
+    model: Loaded, examples: Examples, layers: str | Sequence[int], site: str, max_length: int | None
+) -> tuple[Tokens | Arrays, tuple[int, ...]]:
+    """What to read and which layers to watch, where nothing is pooled."""
+    plan = planned(model, "mean", layers, site, max_length, None, packed=False, autocast=None)
+    return plan.source(checked_examples(model, examples)), plan.layers
+
+
 def default_budget(model: Loaded, source: Tokens | Arrays) -> int:
     gpu = model.device.type == "cuda"
     if isinstance(source, Arrays):

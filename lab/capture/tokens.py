@@ -1,0 +1,72 @@
+"""Raw states of a few texts, token by token, with what each token says."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from lab.capture.batches import Batch, Tokens
+from lab.capture.passes import read
+from lab.capture.states import Examples, default_budget, plain_source
+from lab.models import Loaded
+
+
+def tokens(
+    model: Loaded,
+    texts: Examples,
+    layers: str | Sequence[int] = "all",
+    *,
+    site: str = "layer",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    dtype: str = "float32",
+) -> xr.Dataset:
+    """h[layer, token, dim]: every real token of every text, one text after the other, nothing padded, nothing pooled.
+
+    example[token] says which text it is from, position[token] its place there from 0, text[token] the token itself.
+    For a few texts: it is len(layers) * tokens * dim numbers, in memory; float16 halves them. Images have their
+    patches for tokens, without a text. Raises as `states` does.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16'; got {dtype!r}")
+    source, numbers = plain_source(model, texts, layers, site, max_length)
+    widths = model.widths_at(site)
+    if len({widths[layer] for layer in numbers}) > 1:
+        raise ValueError(f"the layers are of different widths, {widths}: ask for those of one width")
+    slot = {layer: i for i, layer in enumerate(numbers)}
+    kept: dict[int, Tensor] = {}  # text -> [layer, token, dim]
+    here: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def see(layer: int, state: Tensor, mask: Tensor) -> None:
+        if {*here, layer} and any(seen.shape != mask.shape for _, seen in here.values()):
+            raise ValueError("the layers have different numbers of tokens: ask for those of one number")
+        here[layer] = state.to(getattr(torch, dtype)).cpu(), mask.cpu()
+
+    def done(batch: Batch) -> None:
+        states = torch.stack([here[layer][0] for layer in slot])
+        for row, index in enumerate(batch.index):
+            kept[int(index)] = states[:, row, next(iter(here.values()))[1][row]]
+        here.clear()
+
+    read(model, source, numbers, see, done, site=site, budget=batch_tokens or default_budget(model, source))
+    pieces = [kept[i] for i in range(len(source.lengths))]
+    lengths = [piece.shape[1] for piece in pieces]
+    found = xr.Dataset(
+        {"h": (("layer", "token", "dim"), torch.cat(pieces, dim=1).numpy())},
+        coords={
+            "layer": list(numbers),
+            "example": ("token", np.repeat(np.arange(len(lengths)), lengths)),
+            "position": ("token", np.concatenate([np.arange(n) for n in lengths])),
+        },
+        attrs={"model": model.name, "source": model.source, "site": site, "dtype": dtype},
+    )
+    if isinstance(source, Tokens):
+        found = found.assign_coords(text=("token", _words(model, source)))
+    return found
+
+
+def _words(model: Loaded, source: Tokens) -> np.ndarray:
+    spell = getattr(model.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
+    return np.array([word for ids in source.ids for word in spell(ids)], dtype=object).astype(str)
