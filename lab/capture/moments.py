@@ -28,8 +28,8 @@ def moments(
 
     Per coordinate d, [layer, dim]:
         mean, std     population's
-        kurtosis      E (x_d - mean_d)^4 / std_d^4; 3 for a normal distribution, NaN where std <= 1e-6 |mean_d|,
-                      which is no more than float32 rounds
+        kurtosis      E (x_d - mean_d)^4 / std_d^4; 3 for a normal distribution, NaN for a coordinate that
+                      stands still: std <= 1e-6 of |mean_d| or of the root of E x^2 over all coordinates
         absmax        max |x_d|
         share         E x_d^2 / sum_e E x_e^2: of a layer's squared length, how much is this coordinate's
         outlier       share more than 3 standard deviations above its mean over the coordinates: a rogue dimension, as
@@ -114,7 +114,7 @@ class _Sums:
         near = self.near.double().cpu().numpy()
         variance = two - one**2
         fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
-        still = variance <= 1e-12 * (near + one) ** 2
+        still = variance <= 1e-12 * np.maximum((near + one) ** 2, square.mean())
         share = square / square.sum()
         found = {
             "mean": near + one,
