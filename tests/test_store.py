@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 
@@ -307,3 +309,53 @@ def test_processes_of_a_launcher_share_the_work(whole, tmp_path):
     said = process.communicate(timeout=90)[0]
     assert process.returncode == 0, said
     assert files(target) == files(whole)
+
+
+def test_dask_workers_write_the_same_bytes_though_one_is_killed(whole, tmp_path):
+    """A worker dies with its task under way: another does it again, and nothing shows."""
+    distributed = pytest.importorskip("distributed")
+    slow = {"mean": POOLS["mean"](), "max": POOLS["max"]()}
+    target = tmp_path / "states.zarr"
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        killer = threading.Thread(target=kill_once_written, args=(victim, target))
+        killer.start()
+        lab.capture.to_zarr(small(), TEXTS, target, **ASKED | {"pools": slow}, client=client)
+        killer.join()
+    assert not psutil.pid_exists(victim)
+    assert files(target) == files(whole)
+
+
+def kill_once_written(pid, target):
+    while len(missing_of(target)) == 6:
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_model_changed_since_it_was_loaded_is_not_read_by_workers(tmp_path):
+    from distributed.protocol.pickle import dumps
+
+    from lab.capture.cluster import _plan
+
+    model = small()
+    with pytest.raises(ValueError, match=r"has weights .* not 0000.*save the model to a folder"):
+        _plan(dumps((model.recipe, "0" * 64, {})))
+
+
+def test_probes_and_geometry_read_a_store_a_layer_at_a_time(whole, monkeypatch):
+    """What is larger than memory as a whole never is in it as a whole."""
+    store, memory = lab.capture.open_store(whole), lab.capture.states(small(), TEXTS, pools=("mean", "max"))
+    labels = [i % 2 for i in range(len(TEXTS))]
+    largest = []
+    load = xr.Variable.values.fget
+    monkeypatch.setattr(xr.Variable, "values", property(lambda self: largest.append(self.size) or load(self)))
+    space, probe = lab.geometry.measure(store), lab.probes.linear(store, labels, folds=2, progress=False)
+    assert max(largest) <= len(TEXTS) * 16
+    monkeypatch.undo()
+    want = lab.geometry.measure(memory)
+    for name in want:
+        np.testing.assert_allclose(space[name], want[name], rtol=1e-4)
+    np.testing.assert_allclose(probe.score, lab.probes.linear(memory, labels, folds=2, progress=False).score, atol=0.1)

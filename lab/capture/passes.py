@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,7 @@ def read(
             batch = source.batch(index)
             segments = None if batch.segments is None else batch.segments.to(model.device)
             try:
-                model.model(**_placed(model, batch))
+                model.model(**placed(model, batch.inputs))
             except torch.OutOfMemoryError:
                 if len(index) == 1:
                     raise
@@ -85,11 +86,13 @@ def as_tokens(state: Tensor, segments: Tensor | None) -> Float[Tensor, "*B T D"]
     raise ValueError(f"states must be [B, T, D], maps [B, C, H, W] or vectors [B, D]; got {tuple(state.shape)}")
 
 
-def _placed(model: Loaded, batch: Batch) -> dict[str, Tensor]:
-    """The batch where the model is, images in its own type, beside whatever else its example holds."""
+def placed(model: Loaded, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The inputs where the model is, images in its own type, beside whatever else its example holds."""
     weight = next(model.model.parameters())
-    rest = {name: value for name, value in model.example.items() if name != model.reads}
-    return rest | {
+    given = {name: value for name, value in model.example.items() if name != model.reads}
+    if model.takes("use_cache"):
+        given["use_cache"] = False  # what generation would need; with it texts packed into one row run into each other
+    return given | {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
-        for name, value in batch.inputs.items()
+        for name, value in inputs.items()
     }

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from lab.capture.batches import Arrays, Batch, Tokens, tokenize
-from lab.capture.passes import read
+from lab.capture.passes import placed, read
 from lab.capture.reduction import Pool, Reduction, reductions
 from lab.models import Loaded
 from lab.models.hooks import evaluating
@@ -111,7 +111,7 @@ class Plan:
     def source(self, examples: list[str] | Tensor) -> Tokens | Arrays:
         if isinstance(examples, Tensor):
             return Arrays(examples, self.model.reads)
-        layout = "packed" if self.packed else "padded" if self.model.takes_mask else "equal"
+        layout = "packed" if self.packed else "padded" if self.model.takes("attention_mask") else "equal"
         return tokenize(self.model.tokenizer, examples, self.window, self.model.reads, layout)
 
     def run(self, source: Tokens | Arrays, progress: bool = False) -> tuple[np.ndarray, int]:
@@ -199,7 +199,7 @@ def check_packing(model: Loaded) -> None:
 def _last_state(model: Loaded, inputs: dict[str, Tensor]) -> Tensor:
     seen: dict[int, Tensor] = {}
     with model.watching(seen.__setitem__, [model.depth]):
-        model.model(**{name: value.to(model.device) for name, value in inputs.items()})
+        model.model(**placed(model, inputs))
     return seen[model.depth]
 
 

@@ -129,7 +129,8 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
     if missing := missing_shards(path):
         total = zarr.open_group(path, mode="r")["done"].shape[0]
         raise ValueError(f"{path} is not finished: {len(missing)} of {total} shards are missing; to_zarr goes on")
-    return store.drop_vars("done").assign_attrs(n_truncated=int(store.truncated.sum()))
+    store = store.drop_vars("done").assign_coords(example=np.arange(store.sizes["example"]))
+    return store.assign_attrs(n_truncated=int(store.truncated.sum()))
 
 
 def missing_shards(path: Path) -> list[int]:

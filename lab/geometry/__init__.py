@@ -1,5 +1,6 @@
 """How an embedding space bends: one function per number, batched over layers and pools."""
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -15,13 +16,19 @@ __all__ = ["METRICS", "anisotropy", "effective_rank", "measure", "project"]
 def measure(states: xr.Dataset) -> xr.Dataset:
     """Every metric of METRICS for every layer and pool of captured states: one variable per metric [layer, pool].
 
-    states: what lab.capture.states returns. Raises ValueError for fewer than two examples.
+    states: what lab.capture.states or open_store returns; one layer and pool is in memory at a time. Layers narrower
+    than the widest are measured at their own width. Raises ValueError for fewer than two examples.
     """
     h = states["h"].transpose("layer", "pool", "example", "dim")
     if h.sizes["example"] < 2:
         raise ValueError(f"a space needs at least two examples; got {h.sizes['example']}")
-    x = torch.from_numpy(h.values)
+    widths = states["width"].values if "width" in states else np.full(h.sizes["layer"], h.sizes["dim"])
+    found = {name: np.empty(h.shape[:2]) for name in METRICS}
+    for cell in np.ndindex(*h.shape[:2]):
+        x = torch.from_numpy(h[cell][:, : widths[cell[0]]].values)
+        for name, metric in METRICS.items():
+            found[name][cell] = metric(x)
     return xr.Dataset(
-        {name: (("layer", "pool"), metric(x).numpy()) for name, metric in METRICS.items()},
+        {name: (("layer", "pool"), values) for name, values in found.items()},
         coords={axis: h[axis] for axis in ("layer", "pool")},
     )

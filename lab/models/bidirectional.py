@@ -26,7 +26,7 @@ def bidirectional(model: Loaded) -> Iterator[Loaded]:
     if not model.causal:
         yield model
         return
-    if not model.reads_tokens or not model.takes_mask or not hasattr(model.model, "config"):
+    if not model.reads_tokens or not model.takes("attention_mask") or not hasattr(model.model, "config"):
         raise ValueError(f"{model.name} is causal by its structure: it has no attention mask to switch")
     with ExitStack() as switched:
         _set(switched, model.model.config, False)

@@ -55,11 +55,10 @@ class Loaded:
         """The name of the model's main argument."""
         return next(iter(self.example))
 
-    @property
-    def takes_mask(self) -> bool:
-        """Whether the model can be told which tokens are padding."""
+    def takes(self, argument: str) -> bool:
+        """Whether the model has an argument of this name; one that takes any, as adapters do, is believed to."""
         arguments = inspect.signature(self.model.forward).parameters
-        return "attention_mask" in arguments or any(p.kind == p.VAR_KEYWORD for p in arguments.values())
+        return argument in arguments or any(p.kind == p.VAR_KEYWORD for p in arguments.values())
 
     @property
     def reads_tokens(self) -> bool:

@@ -44,7 +44,7 @@ def linear(
     # scikit-learn's logistic regression is several times slower when BLAS threads fight over small products
     with threadpool_limits(1, "blas"):
         for cell in tqdm(cells, unit="probe", desc="linear probes", leave=False, disable=not progress):
-            x = h.values[cell]
+            x = h[cell].values  # one layer and pool at a time: states may be a store larger than memory
             for fold, (train, test) in enumerate(splits):
                 probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=1000))
                 correct[cell][test] = probe.fit(x[train], y[train]).predict(x[test]) == y[test]
