@@ -314,7 +314,6 @@ def test_processes_of_a_launcher_share_the_work(whole, tmp_path):
 def test_dask_workers_write_the_same_bytes_though_one_is_killed(whole, tmp_path):
     """A worker dies with its task under way: another does it again, and nothing shows."""
     distributed = pytest.importorskip("distributed")
-    slow = {"mean": POOLS["mean"](), "max": POOLS["max"]()}
     target = tmp_path / "states.zarr"
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -323,7 +322,7 @@ def test_dask_workers_write_the_same_bytes_though_one_is_killed(whole, tmp_path)
         victim = next(iter(client.run(os.getpid).values()))
         killer = threading.Thread(target=kill_once_written, args=(victim, target))
         killer.start()
-        lab.capture.to_zarr(small(), TEXTS, target, **ASKED | {"pools": slow}, client=client)
+        lab.capture.to_zarr(small(), TEXTS, target, **ASKED, client=client)
         killer.join()
     assert not psutil.pid_exists(victim)
     assert files(target) == files(whole)

@@ -6,11 +6,12 @@ import xarray as xr
 
 from lab.geometry.isotropy import anisotropy
 from lab.geometry.projection import project
+from lab.geometry.similarity import cka, linear_cka
 from lab.geometry.spectrum import effective_rank
 
 METRICS = {"anisotropy": anisotropy, "effective_rank": effective_rank}
 
-__all__ = ["METRICS", "anisotropy", "effective_rank", "measure", "project"]
+__all__ = ["METRICS", "anisotropy", "cka", "effective_rank", "linear_cka", "measure", "project"]
 
 
 def measure(states: xr.Dataset) -> xr.Dataset:

@@ -6,6 +6,19 @@ from lab.models.load import bundled, load
 from lab.models.loaded import Loaded, describe
 from lab.models.places import SITES
 from lab.models.tiny import TINY, tiny
+from lab.models.twin import untrained
 from lab.models.wrap import wrap
 
-__all__ = ["SITES", "TINY", "Loaded", "bidirectional", "bundled", "describe", "fingerprint", "load", "tiny", "wrap"]
+__all__ = [
+    "SITES",
+    "TINY",
+    "Loaded",
+    "bidirectional",
+    "bundled",
+    "describe",
+    "fingerprint",
+    "load",
+    "tiny",
+    "untrained",
+    "wrap",
+]
