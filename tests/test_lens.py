@@ -7,6 +7,10 @@ import torch
 import lab
 
 
+def hooks_of(module):
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
 def test_the_lens_is_the_unembedding_of_the_normed_state():
     model = lab.models.tiny("gpt2", layers=3, dim=32)
     got = lab.capture.logit_lens(model, "a few words of text", top=2)
@@ -27,7 +31,9 @@ def test_the_lens_is_the_unembedding_of_the_normed_state():
     kl = (p[-1] * (p[-1].log() - p.log())).sum(-1)
     np.testing.assert_allclose(got.kl, kl, rtol=1e-3, atol=1e-6)
     assert abs(got.kl[-1]).max() == 0
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules()) == 0
+    kept = hooks_of(model.model)  # transformers', of output_hidden_states
+    lab.capture.logit_lens(model, "a few words of text")
+    assert hooks_of(model.model) == kept
 
 
 def test_the_lens_refuses_what_it_cannot_know():

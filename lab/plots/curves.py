@@ -1,5 +1,6 @@
 """One number per layer and pool, drawn over depth."""
 
+import html
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
@@ -15,21 +16,25 @@ def layer_curves(
     *,
     title: str,
     unit: str,
+    lines: str = "pool",
     references: Mapping[str, float] | None = None,
 ) -> go.Figure:
     """A line per pool over the layers, with its interval as a band where there is one.
 
     scores: [layer, pool], either one array or a dataset with estimate, low and high (lab.stats.bootstrap).
+    lines: the axis that has a line for each of its values, where that is not the pool.
     title: what to notice; unit: what the height means; references: {name: height} of dashed grey lines.
     """
     data = scores if isinstance(scores, xr.Dataset) else xr.Dataset({"estimate": scores})
-    if missing := {"layer", "pool"} - set(data["estimate"].dims):
-        raise ValueError(f"scores need the axes layer and pool; {sorted(missing)} missing from {data['estimate'].dims}")
+    if missing := {"layer", lines} - set(data["estimate"].dims):
+        raise ValueError(
+            f"scores need the axes layer and {lines}; {sorted(missing)} missing from {data['estimate'].dims}"
+        )
     layers = data["layer"].values.tolist()
     figure = go.Figure()
-    for i, pool in enumerate(data["pool"].values):
-        line, colour = data.sel(pool=pool), COLOURS[i % len(COLOURS)]
-        group = {"legendgroup": str(pool)}
+    for i, name in enumerate(data[lines].values):
+        line, colour = data.sel({lines: name}), COLOURS[i % len(COLOURS)]
+        group = {"legendgroup": str(name)}
         if "low" in data:
             band = [*line["high"].values, *line["low"].values[::-1]]
             figure.add_scatter(
@@ -46,11 +51,11 @@ def layer_curves(
         figure.add_scatter(
             x=layers,
             y=line["estimate"].values,
-            name=str(pool),
+            name=html.escape(str(name)),
             mode="lines+markers",
             line={"color": colour, "width": 2},
             marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
-            hovertemplate=f"{pool}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
+            hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
             **group,
         )
     for i, (name, height) in enumerate((references or {}).items()):
