@@ -1,10 +1,11 @@
 """What it costs to see every layer: time and peak memory of capture beside the plain forward pass and its peers.
 
-    python benchmarks/capture.py [--texts 400] [--rounds 7]
+    python benchmarks/capture.py [--texts 400] [--rounds 7] [--flat 2000 50000] [--only docstrings]
 
 Each variant runs in a process of its own, so that its peak memory is its own; the processes take turns, round by
 round, so that a busy minute of the machine strikes all of them. Ratios are medians over rounds of (variant / plain)
-within the round. The table is printed and stored in benchmarks/results/ under the device's name.
+within the round. `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and
+stored in benchmarks/results/ under the device's name; what is not installed says so.
 """
 
 import argparse
@@ -13,78 +14,76 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from shared.results import write
+from shared.capture_peers import PEERS, encode, plain
+from shared.results import FOLDER, write
 from tqdm import tqdm
 
 import lab
-from lab.capture.batches import batches, tokenize
+from lab.capture.batches import Batch, Plan, tokenize
 from lab.reports.machine import device, versions
 
-MODEL, POOLS = "minilm", ("mean", "last", "max", "first")
+POOLS = ("mean", "last", "max", "first")
+PLAIN, OURS, ENCODE = (
+    "plain forward pass",
+    "lab.capture, all layers x 4 pools",
+    "sentence-transformers encode, last layer",
+)
+LENGTHS = (32, 512, 2048, 8192)  # tokens a text, 8,192 of them in all
+Seen = dict[str, list[dict[str, Any]]]
 
 
-def forward(model: lab.models.Loaded, texts: list[str], **asked: bool) -> Iterator[dict[str, Any]]:
-    """The model's output for each of the batches that capture makes."""
-    budget = 65_536 if model.device.type == "cuda" else 2_048
-    with torch.inference_mode():
-        for batch in batches(tokenize(model.tokenizer, texts, model.window), budget):
-            ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-            yield model.model(input_ids=ids, attention_mask=mask.long(), **asked)
+def task(name: str, n: int) -> tuple[lab.models.Loaded, list[str], int]:
+    """The model, the texts and the tokens in a batch: real ones, or a length at a time."""
+    if name == "docstrings":
+        model = lab.models.load("minilm")
+        return model, lab.data.docstrings(n, seed=0)["text"].tolist(), _budget(model)
+    length = int(name)
+    model = lab.models.tiny("llama", layers=8, dim=256, heads=4, window=max(LENGTHS))
+    if torch.cuda.is_available():
+        model.model.cuda()
+    word = "of "  # one token; with [CLS] and [SEP] the text has `length`
+    return model, [word * (length - 2)] * max(1, 8192 // length), max(_budget(model), length)
 
 
-def plain(model: lab.models.Loaded, texts: list[str]) -> None:
-    for _ in forward(model, texts):
-        pass
+def _budget(model: lab.models.Loaded) -> int:
+    return 65_536 if model.device.type == "cuda" else 2_048
 
 
-def capture(model: lab.models.Loaded, texts: list[str]) -> None:
-    lab.capture.states(model, texts, pools=POOLS, progress=False)
+def variants(name: str) -> list[str]:
+    return [PLAIN, OURS, *PEERS, ENCODE] if name == "docstrings" else [PLAIN, OURS]
 
 
-def keep_all(model: lab.models.Loaded, texts: list[str]) -> None:
-    _kept = [[h.cpu() for h in out["hidden_states"]] for out in forward(model, texts, output_hidden_states=True)]
-
-
-def stack_then_mean(model: lab.models.Loaded, texts: list[str]) -> None:
-    for out in forward(model, texts, output_hidden_states=True):
-        torch.stack(out["hidden_states"]).mean(2).cpu()
-
-
-@cache
-def peer(source: str, where: str) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(source, device=where)
-
-
-def sentence_transformers(model: lab.models.Loaded, texts: list[str]) -> None:
-    peer(model.source, str(model.device)).encode(texts)
-
-
-VARIANTS = {
-    "plain forward pass": plain,
-    "lab.capture, all layers x 4 pools": capture,
-    "output_hidden_states, everything kept": keep_all,
-    "output_hidden_states, stacked and averaged": stack_then_mean,
-    "sentence-transformers encode, last layer only": sentence_transformers,
-}
-
-
-def serve(variant: str, n: int) -> None:
+def serve(name: str, variant: str, n: int) -> None:
     """Run the variant once for every line on standard input, answering with seconds and the peak memory so far."""
-    model = lab.models.load(MODEL)
-    texts = lab.data.docstrings(n, seed=0)["text"].tolist()
-    VARIANTS[variant](model, texts[:32])
+    model, texts, budget = task(name, n)
+
+    def batches(some: list[str]) -> list[Batch]:
+        tokens = tokenize(model.tokenizer, some, model.window)
+        return [tokens.batch(index) for index in Plan(tokens.lengths, budget)]
+
+    def run(some: list[str]) -> None:
+        if variant == OURS:
+            lab.capture.states(model, some, pools=POOLS, batch_tokens=budget, progress=False)
+        elif variant == ENCODE:
+            encode(model, some)
+        else:
+            (plain if variant == PLAIN else PEERS[variant])(model, batches(some))
+
+    try:
+        run(texts[:32])
+    except ImportError as missing:
+        print(json.dumps({"missing": f"{missing.name} is not installed"}), flush=True)
+        return
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
-        VARIANTS[variant](model, texts)
+        run(texts)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
@@ -93,32 +92,32 @@ def serve(variant: str, n: int) -> None:
         print(json.dumps({"seconds": seconds, "megabytes": gpu or peak}), flush=True)
 
 
-def measure(n: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, __file__, "--serve", name, "--texts", str(n)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in VARIANTS
-    }
-    for process in processes.values():
-        json.loads(process.stdout.readline())
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    for _ in tqdm(range(rounds), unit="round"):
-        for name, process in processes.items():
+def measure(name: str, n: int, rounds: int) -> tuple[Seen, dict[str, str]]:
+    """What each variant took in each round, and why others could not be measured."""
+    seen: Seen = {}
+    why: dict[str, str] = {}
+    processes = {}
+    for variant in variants(name):
+        command = [sys.executable, __file__, "--serve", name, variant, "--texts", str(n)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        answer = json.loads(process.stdout.readline())
+        if "missing" in answer:
+            why[variant] = answer["missing"]
+            process.communicate()
+        else:
+            processes[variant], seen[variant] = process, []
+    for _ in tqdm(range(rounds), unit="round", desc=name):
+        for variant, process in processes.items():
             process.stdin.write("go\n")
             process.stdin.flush()
-            seen[name].append(json.loads(process.stdout.readline()))
+            seen[variant].append(json.loads(process.stdout.readline()))
     for process in processes.values():
-        process.stdin.close()
-        process.wait()
-    return seen
+        process.communicate()
+    return seen, why
 
 
-def table(seen: dict[str, list[dict[str, float]]], n: int) -> str:
-    base = seen["plain forward pass"]
+def table(seen: Seen, why: dict[str, str], n: int) -> str:
+    base = seen[PLAIN]
     rows = ["| variant | texts/s | time, x plain | (spread) | peak MB | x plain |", "|---|---|---|---|---|---|"]
     for name, runs in seen.items():
         ratios = sorted(run["seconds"] / own["seconds"] for run, own in zip(runs, base, strict=True))
@@ -128,6 +127,28 @@ def table(seen: dict[str, list[dict[str, float]]], n: int) -> str:
             f"| {name} | {rate:.1f} | {statistics.median(ratios):.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f} "
             f"| {peak:.0f} | {peak / base[-1]['megabytes']:.3f} |"
         )
+    return "\n".join([*rows, *(f"| {name} | not measured: {reason} | | | | |" for name, reason in why.items())])
+
+
+def store(n: int) -> None:
+    """Peak memory of writing n short texts to disk, and how large the store is."""
+    model = lab.models.tiny("bert", layers=4, dim=128)
+    texts = [f"{word} {i}" for i, word in zip(range(n), ["mean", "of the", "singular values"] * n, strict=False)]
+    lab.capture.states(model, texts[:1024], pools=POOLS, progress=False)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        lab.capture.to_zarr(model, texts, Path(folder) / "states.zarr", pools=POOLS, progress=False)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"n": n, "before": base, "peak": peak, "store": size}))
+
+
+def flat(sizes: list[int]) -> str:
+    rows = ["| texts | peak MB before | peak MB after to_zarr | store MB |", "|---|---|---|---|"]
+    for n in sizes:
+        command = [sys.executable, __file__, "--store", str(n)]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        rows.append(f"| {n:,} | {found['before']:.0f} | {found['peak']:.0f} | {found['store']:.0f} |")
     return "\n".join(rows)
 
 
@@ -135,19 +156,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=400, help="docstrings drawn from the corpus")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--serve", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", default=["docstrings", *map(str, LENGTHS)], help="docstrings, or lengths")
+    parser.add_argument("--flat", nargs="*", type=int, default=[2_000, 50_000], help="corpus sizes; none to leave out")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are stored")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--store", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(given.serve, given.texts)
+        return serve(*given.serve, given.texts)
+    if given.store:
+        return store(given.store)
     lab.data.corpus()  # harvested once, before the processes need it
-    seen = measure(given.texts, given.rounds)
+    parts = []
+    for name in given.only:
+        seen, why = measure(name, given.texts, given.rounds)
+        n = given.texts if name == "docstrings" else max(1, 8192 // int(name))
+        what = (
+            f"minilm, {n} docstrings" if name == "docstrings" else f"tiny-llama (8 x 256), {n} texts of {name} tokens"
+        )
+        parts.append(f"## {what}, {given.rounds} rounds\n\n{table(seen, why, n)}\n")
+        print(parts[-1], flush=True)
+    if given.flat:
+        parts.append(f"## Memory of to_zarr by corpus size, tiny-bert (4 x 128)\n\n{flat(given.flat)}\n")
     used = {name: versions()[name] for name in ("python", "torch", "transformers", "sentence-transformers")}
-    where = write(
-        "capture",
-        "md",
-        f"# Capture on {device()}\n\n{MODEL}, {given.texts} docstrings, {given.rounds} rounds; "
-        f"{', '.join(f'{name} {version}' for name, version in used.items())}\n\n{table(seen, given.texts)}\n",
-    )
+    words = ", ".join(f"{name} {version}" for name, version in used.items())
+    where = write("capture", "md", f"# Capture on {device()}\n\n{words}\n\n" + "\n".join(parts), given.folder)
     print(where.read_text(encoding="utf-8"))
     return None
 

@@ -181,8 +181,8 @@ def test_what_cannot_be_told_apart_is_not_guessed():
 
 def test_blocks_shows_every_site():
     table = lab.capture.blocks(described("phi3"))
-    assert table.loc[2, "key"] == "layers.1.self_attn.qkv_proj[32:48]"
-    assert table.loc[2, "mlp"] == "layers.1.mlp.down_proj"
+    assert table.loc[2, "key"] == ".self_attn.qkv_proj[32:48]"
+    assert table.loc[2, "mlp"] == ".mlp.down_proj"
     assert table.loc[0, "key"] == ""
     assert table.attrs["found"] == "stated by transformers: every Phi3DecoderLayer"
     albert = lab.capture.blocks(described("albert"))

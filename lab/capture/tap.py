@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lab.models import SITES, Loaded
 from lab.models.hooks import after
 from lab.models.loaded import refuse_wrapped
+from lab.models.places import Place
 
 
 def blocks(model: Loaded) -> pd.DataFrame:
@@ -16,8 +17,8 @@ def blocks(model: Loaded) -> pd.DataFrame:
 
     module and class: where the state is taken, in the module's n-th run of a pass where it has several. width,
     normed: of the state. chained: the block took the state before it untouched, as it should; a stack that was
-    mistaken for the blocks rarely does. Then the module of every other site (lab.models.SITES) the model has, empty
-    where a block has none. How the blocks were found is in .attrs["found"].
+    mistaken for the blocks rarely does. Then, by its name inside the block, the module of every other site
+    (lab.models.SITES) the model has, empty where a block has none. How the blocks were found is in .attrs["found"].
     """
     modules, rows = dict(model.model.named_modules()), []
     for place in model.places["layer"]:
@@ -29,14 +30,17 @@ def blocks(model: Loaded) -> pd.DataFrame:
     table["chained"] = [True, *model.chained]
     for site, places in model.places.items():
         if site != "layer":
-            table[site] = pd.Series({place.layer: _shown(place.module, place.columns) for place in places})
+            shown = {place.layer: _shown(place, model.blocks[place.layer - 1]) for place in places}
+            table[site] = pd.Series(shown)
             table[site] = table[site].fillna("")
     table.attrs["found"] = model.found
     return table
 
 
-def _shown(module: str, columns: slice | None) -> str:
-    return module if columns is None else f"{module}[{columns.start}:{columns.stop}]"
+def _shown(place: Place, block: str) -> str:
+    """The module's name inside its block, and which columns of what it returns."""
+    name = place.module.removeprefix(block)
+    return name if place.columns is None else f"{name}[{place.columns.start}:{place.columns.stop}]"
 
 
 @contextmanager

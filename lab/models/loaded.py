@@ -16,7 +16,7 @@ from lab.models.layers import watching
 from lab.models.places import SITES, Place, layer_places, site_places
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is itself, and no other of equal facts
 class Loaded:
     """A model in eval mode and what was found out about it.
 
