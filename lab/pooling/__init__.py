@@ -37,7 +37,7 @@ from lab.pooling.layers_routed import AttentiveLayerFusion, GatedLayerRouter, La
 from lab.pooling.lip import LIP2d
 from lab.pooling.midam import MIDAMAttentionPool, MIDAMSoftmaxPool
 from lab.pooling.mixers import InceptionMixer, PfLayer
-from lab.pooling.multilayer import LastLayerPool, MultiLayerPool, MultiLayerResidualPool
+from lab.pooling.multilayer import MultiLayerPool, MultiLayerResidualPool
 from lab.pooling.poset import PosetPool2d
 from lab.pooling.spans import SpanMaxPool
 from lab.pooling.spatial import (
@@ -166,7 +166,6 @@ __all__ = [
     "LIP2d",
     "LSEPool",
     "LandmarkPool",
-    "LastLayerPool",
     "LastPool",
     "LatentAttentionPool",
     "LayerMax",
