@@ -46,12 +46,22 @@ CASES = {name: (name, OPTIONS.get(name, {})) for name in POOLS} | {
     "perceiver, as the last-layer pool": ("perceiver", {"num_latents": 3, "head_dim": 5, "normalize": True}),
     "perceiver, latents side by side": ("perceiver", {"num_latents": 3, "mean": False}),
 }
+LAYER_CASES = {name: (name, SIZES.get(name, {})) for name in LAYER_POOLS} | {
+    "pick, not the last": ("pick", {"layer": 1}),
+    "mean, some layers": ("mean", {"start": 1, "stop": 3}),
+    "softmax_mix, normed": ("softmax_mix", {"norm": True}),
+    "weighted_mix, some layers": ("weighted_mix", {"start": 1}),
+    "concat_project, narrower": ("concat_project", {"out_dim": 3}),
+    "attentive_fusion, three summaries": ("attentive_fusion", {"summaries": 3}),
+    "multilayer, as it is": ("multilayer", SIZES["multilayer"] | {"normalize": False}),
+    "multilayer_residual, on the mean": ("multilayer_residual", {"baseline": "mean"}),
+}
 ORDERED = {"first", "last", "position_mean", "landmark", "sink_excluding_mean"}  # these look at places
-MASKED = [name for name, kind in LAYER_POOLS.items() if "mask" in inspect.signature(kind.forward).parameters]
+TAKES_A_MASK = {name for name, kind in LAYER_POOLS.items() if "mask" in inspect.signature(kind.forward).parameters}
 ROUNDS_ON_THE_WAY = {"pf_layer"}  # a stack of convolutions in the type of its input: torch rounds after each
 EMPTY_HAS_A_VALUE = {"multilayer"}  # as its authors' code has it: the latents speak of nothing
 every_pool = pytest.mark.parametrize("case", CASES)
-every_layer_pool = pytest.mark.parametrize("name", LAYER_POOLS)
+every_layer_pool = pytest.mark.parametrize("case", LAYER_CASES)
 every_map_pool = pytest.mark.parametrize("name", MAP_POOLS)
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
@@ -272,10 +282,11 @@ def test_every_pool_keeps_what_it_was_built_with(case):
 # --- layers ---
 
 
-def layer_pool(name, L=4, D=4):
+def layer_pool(case, L=4, D=4):
     """Away from its start, where much is zero."""
     torch.manual_seed(0)
-    pool = LAYER_POOLS[name](D, L, **SIZES.get(name, {})).double()
+    name, options = LAYER_CASES[case]
+    pool = LAYER_POOLS[name](D, L, **options).double()
     with torch.no_grad():
         for parameter in pool.parameters():
             parameter.add_(torch.randn_like(parameter) / 5)
@@ -285,32 +296,32 @@ def layer_pool(name, L=4, D=4):
 @every_layer_pool
 @settings(max_examples=6)
 @given(L=st.integers(3, 5), B=st.integers(0, 3), D=st.sampled_from([3, 4]), seed=st.integers(0, 99))
-def test_a_text_has_the_same_layers_alone_in_a_batch_and_in_any_shape(name, L, B, D, seed):
+def test_a_text_has_the_same_layers_alone_in_a_batch_and_in_any_shape(case, L, B, D, seed):
     h = torch.randn(L, B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    pool = layer_pool(name, L, D)
-    y, kept = pool(layer_input(pool, h)), h.clone()
+    pool = layer_pool(case, L, D)
+    kept, y = h.clone(), pool(layer_input(pool, h))
     assert torch.equal(h, kept)
-    assert torch.equal(y, layer_pool(name, L, D)(layer_input(pool, h)))
+    assert torch.equal(y, layer_pool(case, L, D)(layer_input(pool, h)))
     for b in range(B):
         close(pool(layer_input(pool, h[:, b])), y[b])
     close(pool(layer_input(pool, h[:, :, None].expand(-1, -1, 2, -1))), y[:, None].expand(-1, 2, -1))
 
 
 @every_layer_pool
-def test_a_text_without_tokens_is_zeros_in_every_layer_pool(name):
-    pool, h = layer_pool(name), torch.randn(4, 3, 4, dtype=torch.float64)
+def test_a_text_without_tokens_is_zeros_in_every_layer_pool(case):
+    pool, h = layer_pool(case), torch.randn(4, 3, 4, dtype=torch.float64)
     h[:, 1] = 0
     y = pool(layer_input(pool, h.requires_grad_()))
     assert y[1].isfinite().all()
-    assert y[1].any() == (name in EMPTY_HAS_A_VALUE)
+    assert y[1].any() == (LAYER_CASES[case][0] in EMPTY_HAS_A_VALUE)
     close(y[[0, 2]], pool(layer_input(pool, h[:, [0, 2]])))
     assert torch.autograd.grad(y.sum(), h)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("case", [case for case, (name, _) in LAYER_CASES.items() if name in TAKES_A_MASK])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, 7.0])
-def test_a_hidden_layer_is_never_read(name, poison):
-    pool, h, mask = layer_pool(name), torch.randn(4, 2, 4, dtype=torch.float64), torch.tensor([True, False, True, True])
+def test_a_hidden_layer_is_never_read(case, poison):
+    pool, h, mask = layer_pool(case), torch.randn(4, 2, 4, dtype=torch.float64), torch.tensor([True, False, True, True])
     poisoned = h.index_fill(0, torch.tensor(1), poison).requires_grad_()
     y = pool(layer_input(pool, poisoned), mask)
     assert torch.equal(y, pool(layer_input(pool, h), mask))
@@ -321,8 +332,8 @@ def test_a_hidden_layer_is_never_read(name, poison):
 
 
 @every_layer_pool
-def test_layer_pools_have_the_gradients_of_their_values(name):
-    pool, h = layer_pool(name), torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
+def test_layer_pools_have_the_gradients_of_their_values(case):
+    pool, h = layer_pool(case), torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
     names, values = [*dict(pool.named_parameters())], [*pool.parameters()]
 
     def value(h, *given):
@@ -334,15 +345,15 @@ def test_layer_pools_have_the_gradients_of_their_values(name):
 
 @every_layer_pool
 @HALVES
-def test_layer_pools_are_within_one_rounding_of_float64(name, dtype):
-    pool, h = layer_pool(name, 33, 16), at_32k(33, 8, 16, dtype=dtype)
+def test_layer_pools_are_within_one_rounding_of_float64(case, dtype):
+    pool, h = layer_pool(case, 33, 16), at_32k(33, 8, 16, dtype=dtype)
     want = pool(layer_input(pool, h.double()))
     one_rounding(pool.float()(layer_input(pool, h)), want, dtype)
 
 
 @every_layer_pool
-def test_layer_pools_say_what_they_were_built_for_and_are_built_again(name):
-    pool, h = layer_pool(name), torch.randn(4, 2, 4, dtype=torch.float64)
+def test_layer_pools_say_what_they_were_built_for_and_are_built_again(case):
+    pool, h = layer_pool(case), torch.randn(4, 2, 4, dtype=torch.float64)
     again = built(json.loads(json.dumps(described(pool))), trusted=True).double()
     again.load_state_dict(pool.state_dict())
     assert torch.equal(again(layer_input(pool, h)), pool(layer_input(pool, h)))

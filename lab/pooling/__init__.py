@@ -4,6 +4,7 @@
                                                token, or ragged x [N, D] with int offsets [S + 1] in the mask's place
     LAYER_POOLS[name](dim, num_layers)(h)      states already pooled per layer, h [L, ..., D], to [..., D]
     MAP_POOLS[name](channels)(x)               feature maps x [B, C, H, W]
+    table()                                    all of them with formula, source and size
 
 The contract of the token pools: rows without a real token give zeros and zero gradient, padding is never read (NaN in
 it does not leak), its side does not matter, padded and ragged give the same numbers, half inputs accumulate in float32
@@ -14,6 +15,7 @@ from lab.pooling import functional
 from lab.pooling.adapool import AdaPool2d, AdaUnpool2d
 from lab.pooling.aggregation import Aggregation
 from lab.pooling.attention import PMA, AttSetsPool, GatedAttentionPool, MultiHeadAttentionPool
+from lab.pooling.catalogue import table
 from lab.pooling.centroids import class_centroids
 from lab.pooling.concat import ConcatPool
 from lab.pooling.gem import GeM2d, RegionalGeM, ReLUP, ScaleGeM
@@ -208,4 +210,5 @@ __all__ = [
     "WeightedLayerMix",
     "class_centroids",
     "functional",
+    "table",
 ]
