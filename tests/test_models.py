@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from lab import models
-from lab.models.blocks import find_blocks
+from lab.blocks import find_blocks
 
 load_module = importlib.import_module("lab.models.load")  # the name in the package is the function
 

@@ -101,17 +101,62 @@ def test_the_attentional_aggregation_of_pytorch_geometric_is_our_attention():
     torch.testing.assert_close(pool(x, mask), theirs)
 
 
-def test_the_power_mean_of_pytorch_geometric_clamps_the_mean_and_ours_does_not():
+@pytest.mark.parametrize("p", [0.5, 2.0, 3.0])
+def test_the_power_mean_of_pytorch_geometric_is_gem_where_it_clamps_nothing(p):
     aggr = peer("torch_geometric.nn.aggr")
-    x, index = torch.full((3, 6), 5.0), torch.zeros(3, dtype=torch.long)
-    theirs = aggr.PowerMeanAggregation(p=3)(x, index)
-    torch.testing.assert_close(theirs, torch.full((1, 6), 100 ** (1 / 3)))  # 4.64 for the mean of fives
+    x, mask, flat, index = drawn()
+    theirs = aggr.PowerMeanAggregation(p=p)(flat.abs() + 0.1, index)
+    torch.testing.assert_close(POOLS["gem"](6, p=p)(x.abs() + 0.1, mask), theirs)
+
+
+@pytest.mark.parametrize(("constant", "mean"), [(5.0, 100.0), (50.0, 100.0), (0.02, 1e-4)])
+def test_the_power_mean_of_pytorch_geometric_clamps_the_mean_of_the_powers_and_loses_constants(constant, mean):
+    aggr = peer("torch_geometric.nn.aggr")
+    x, index = torch.full((3, 6), constant), torch.zeros(3, dtype=torch.long)
+    torch.testing.assert_close(
+        aggr.PowerMeanAggregation(p=3)(x, index), torch.full((1, 6), mean ** (1 / 3))
+    )  # 4.64 of fives
     ours = POOLS["gem"](6, p=3.0)(x[None], torch.ones(1, 3, dtype=torch.bool))
     torch.testing.assert_close(ours, x[:1])
 
 
+def test_the_attention_block_of_pytorch_geometric_adds_the_seed_and_ours_its_projection():
+    """Both are called PMA: with values and outputs of zero only the residual is left."""
+    utils = peer("torch_geometric.nn.aggr.utils")
+    x, mask, _, _ = drawn()
+    theirs, ours = utils.PoolingByMultiheadAttention(6, layer_norm=False), POOLS["pma"](6)
+    with torch.no_grad():
+        for layer in (theirs.mab.attn.out_proj, theirs.mab.lin, ours.value, ours.out):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    torch.testing.assert_close(theirs(x, mask), theirs.seed.expand(3, -1, -1))
+    torch.testing.assert_close(ours(x, mask), ours.query(ours.seeds).expand(3, -1))
+
+
+def test_the_attention_block_of_pytorch_geometric_without_its_residuals_is_our_attention():
+    utils = peer("torch_geometric.nn.aggr.utils")
+    x, mask, _, _ = drawn()
+    theirs, ours = utils.MultiheadAttentionBlock(6, heads=2, layer_norm=False), POOLS["multihead_attention"](6, 2)
+    query, key, value = theirs.attn.in_proj_weight.chunk(3)
+    seed = torch.randn(1, 1, 6)
+    with torch.no_grad():
+        theirs.lin.weight.zero_()
+        theirs.lin.bias.zero_()
+        ours.query.copy_((seed[0] @ query.mT).unflatten(-1, (2, 3)))  # their projections start without a bias
+        ours.key.weight.copy_(key)
+        ours.value.weight.copy_(value)
+        ours.out.load_state_dict(theirs.attn.out_proj.state_dict())
+    torch.testing.assert_close(ours(x, mask), (theirs(seed.expand(3, -1, -1), x, None, mask) - seed)[:, 0])
+
+
+def test_the_standard_deviation_of_pytorch_geometric_is_ours_near_zero():
+    aggr = peer("torch_geometric.nn.aggr")
+    x, mask, flat, index = drawn(empty=True)
+    torch.testing.assert_close(segment_pool(x, mask, "std"), aggr.StdAggregation()(flat, index, dim_size=4))
+
+
 def test_the_standard_deviation_of_pytorch_geometric_cancels_far_from_zero_and_ours_does_not():
-    """E[x^2] - E[x]^2 at 1000 +- 0.01 has no digit left in float32."""
+    """E[x^2] - E[x]^2 at 4096 +- 1/16 has no digit left in float32."""
     aggr = peer("torch_geometric.nn.aggr")
     spread = torch.tensor([-0.0625, 0.0625])[:, None] + 4096  # exact in float32, standard deviation 1/16
     theirs = aggr.StdAggregation()(spread, torch.zeros(2, dtype=torch.long))
@@ -130,9 +175,15 @@ def test_softmax_by_entmax_at_alpha_one_is_ours():
     torch.testing.assert_close(segment_softmax(scores, torch.ones(3, 7, dtype=torch.bool)), theirs, atol=1e-5, rtol=0)
 
 
-def test_a_row_without_scores_breaks_entmax_and_is_zeros_in_ours():
+@pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
+def test_a_row_without_scores_breaks_entmax_and_is_zeros_in_ours(name):
     entmax = peer("entmax")
     nothing = torch.full((2, 4), -torch.inf)
-    with pytest.raises((IndexError, RuntimeError)):
-        entmax.sparsemax(nothing, dim=-1)
+    with pytest.raises((IndexError, RuntimeError), match="index"):
+        getattr(entmax, name)(nothing, dim=-1)
     assert (segment_softmax(nothing, torch.ones(2, 4, dtype=torch.bool)) == 0).all()
+
+
+def test_a_row_without_scores_is_nan_in_the_bisection_of_entmax():
+    entmax = peer("entmax")
+    assert entmax.entmax_bisect(torch.full((2, 4), -torch.inf), alpha=1.5).isnan().all()

@@ -344,7 +344,7 @@ COMPILE = """
 import json, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lab.kernels import segment_pool_triton as kernel
+from lab.kernels import segment_pool_triton as kernel, segment_stats
 from lab.kernels.segment_pool import MODES
 
 def build(fn, types, constants):
@@ -353,13 +353,18 @@ def build(fn, types, constants):
     return len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"])
 
 sizes = {}
-for mode in MODES:
-    for padded, x in ((True, "*bf16"), (False, "*fp32")):
+for padded, x in ((True, "*bf16"), (False, "*fp32")):
+    types = dict.fromkeys(("x", "y", "dy", "dx", "scores", "out"), x)
+    types |= {"mask": "*i1" if padded else "*i64", "lengths": "*i64", "winner": "*i32", "ends": "*i32"}
+    types |= dict.fromkeys(("work", "shares", "dsquare"), "*fp32")
+    blocks = {"PADDED": padded, "BLOCK_T": 32, "BLOCK_D": 64}
+    sizes[f"stats forward {x}"] = build(segment_stats._forward, types, blocks)
+    sizes[f"stats backward {x}"] = build(segment_stats._backward, types, blocks)
+    for mode in MODES:
+        types["aux"] = "*i32" if mode in ("max", "min") else "*fp32"
         for wide in (False, True)[: 1 + (mode == "softmax")]:
-            types = dict.fromkeys(("x", "y", "dy", "dx", "scores"), x)
-            types |= {"mask": "*i1" if padded else "*i64", "lengths": "*i64", "work": "*fp32"}
-            types |= {"aux": "*i32" if mode in ("max", "min") else "*fp32", "ds": x if wide else "*fp32"}
-            constants = {"MODE": mode, "PADDED": padded, "WIDE": wide, "BLOCK_T": 32, "BLOCK_D": 64}
+            types["ds"] = x if wide else "*fp32"
+            constants = blocks | {"MODE": mode, "WIDE": wide}
             sizes[f"{mode} forward {x} {wide}"] = build(kernel.forward, types, constants | {"SPLIT": padded})
             sizes[f"{mode} backward {x} {wide}"] = build(kernel.backward, types, constants)
         sizes[f"{mode} combine {x}"] = build(kernel.combine, types, {"MODE": mode, "LANES": 16, "BLOCK_D": 64})
@@ -375,11 +380,12 @@ def without_interpreter(code):
     return run.stdout.splitlines()[-1]
 
 
-def test_compiles_for_sm_90_without_a_gpu():
+def test_the_segment_kernels_compile_for_sm_90_without_a_gpu():
+    """segment_pool's, and segment_stats', which is written with the same helpers."""
     try:
         import triton.backends.nvidia  # noqa: F401
     except ImportError:
         pytest.skip("THIS TRITON HAS NO NVIDIA BACKEND: THE KERNELS WERE NOT COMPILED")
     sizes = json.loads(without_interpreter(COMPILE))
-    assert len(sizes) == 6 * len(segment_pool.MODES) + 4  # softmax has scores of two kinds
+    assert len(sizes) == 6 * len(segment_pool.MODES) + 4 + 4  # softmax has scores of two kinds; stats two ways
     assert min(sizes.values()) > 1000

@@ -29,8 +29,19 @@ def span(mask, m_t, s, tokens, part, parts, PADDED: tl.constexpr, BLOCK_T: tl.co
     else:
         start = tl.load(mask + s * m_t).to(tl.int64)
         length = tl.load(mask + (s + 1) * m_t).to(tl.int64) - start
-    step = tl.cdiv(tl.cdiv(length, parts), BLOCK_T) * BLOCK_T
-    return start, part * step, tl.minimum(part * step + step, length)
+    size = tl.cdiv(tl.cdiv(length, parts), BLOCK_T) * BLOCK_T
+    return start, part * size, tl.minimum(part * size + size, length)
+
+
+@triton.jit
+@no_type_check
+def step(mask, m_s, m_t, s, t0, end, PADDED: tl.constexpr, BLOCK_T: tl.constexpr):
+    """The next BLOCK_T tokens of segment s as a column: their numbers in it, and which are real."""
+    t = t0 + tl.arange(0, BLOCK_T)[:, None].to(tl.int64)  # [BLOCK_T, 1]
+    real = t < end
+    if PADDED:
+        real = tl.load(mask + s * m_s + t * m_t, mask=real, other=0) != 0
+    return t, real
 
 
 @triton.jit
@@ -155,10 +166,7 @@ def forward(
         else:
             m = n - float("inf")
     for t0 in range(begin, end, BLOCK_T):
-        t = t0 + tl.arange(0, BLOCK_T)[:, None].to(tl.int64)  # [BLOCK_T, 1]
-        real = t < end
-        if PADDED:
-            real = tl.load(mask + s * m_s + t * m_t, mask=real, other=0) != 0
+        t, real = step(mask, m_s, m_t, s, t0, end, PADDED, BLOCK_T)
         rows = tl.load(x + t * x_t + d[None, :] * x_d, mask=real & (d < D)[None, :], other=0.0).to(tl.float32)
         if MODE == "softmax":
             at = scores + t * s_t
@@ -248,11 +256,8 @@ def backward(
     if MODE == "std" or MODE == "softmax":
         two = tl.load(saved + segments * D, mask=d < D, other=0.0)[None, :]  # std or y
     for t0 in range(begin, end, BLOCK_T):
-        t = t0 + tl.arange(0, BLOCK_T)[:, None].to(tl.int64)
+        t, real = step(mask, m_s, m_t, s, t0, end, PADDED, BLOCK_T)
         inside = (t < end) & (d < D)[None, :]
-        real = t < end
-        if PADDED:
-            real = tl.load(mask + s * m_s + t * m_t, mask=real, other=0) != 0
         grad = tl.zeros([BLOCK_T, BLOCK_D], tl.float32) + g
         if MODE == "max" or MODE == "min":
             grad = tl.where(t.to(tl.int32) == one, grad, 0.0)

@@ -20,7 +20,7 @@ from torch import Tensor
 from lab.kernels import segment_pool, segment_torch
 from lab.kernels.layout import Segments, Tokens, counts, expand, is_padded, keep, positions
 from lab.kernels.segment_pool import BLOCK_D, BLOCK_T, flatten, on_device
-from lab.kernels.segment_pool_triton import fold, merge, span
+from lab.kernels.segment_pool_triton import fold, merge, span, step
 
 
 class SegmentStats(NamedTuple):
@@ -71,16 +71,13 @@ def _forward(
     at = tl.full([BLOCK_T, BLOCK_D], 2147483647, tl.int32)
     head, tail = tl.full([BLOCK_T, 1], 2147483647, tl.int32), tl.full([BLOCK_T, 1], -1, tl.int32)
     for t0 in range(begin, end, BLOCK_T):
-        t = t0 + tl.arange(0, BLOCK_T)[:, None].to(tl.int64)
-        real = t < end
-        if PADDED:
-            real = tl.load(mask + s * m_s + t * m_t, mask=real, other=0) != 0
+        t, real = step(mask, m_s, m_t, s, t0, end, PADDED, BLOCK_T)
         rows = tl.load(x + t * x_t + d[None, :] * x_d, mask=real & (d < D)[None, :], other=0.0).to(tl.float32)
-        step = t.to(tl.int32)
-        count, total, none = fold(count, total, none, rows, rows, real, step, "mean")
-        at, best, none = fold(at, best, none, rows, rows, real, step, "max")
-        head = tl.minimum(head, tl.where(real, step, 2147483647))
-        tail = tl.maximum(tail, tl.where(real, step, -1))
+        number = t.to(tl.int32)
+        count, total, none = fold(count, total, none, rows, rows, real, number, "mean")
+        at, best, none = fold(at, best, none, rows, rows, real, number, "max")
+        head = tl.minimum(head, tl.where(real, number, 2147483647))
+        tail = tl.maximum(tail, tl.where(real, number, -1))
         tl.store(shares + (row + t) * blocks + block, tl.sum(rows * rows, 1)[:, None], mask=t < end)
     count, total, _ = merge(count, total, none, "mean")
     at, best, _ = merge(at, best, none, "max")
@@ -89,7 +86,8 @@ def _forward(
     ours = (tail >= 0) & (d < D)
     first = tl.load(x + head.to(tl.int64) * x_t + d * x_d, mask=ours, other=0.0)
     last = tl.load(x + tail.to(tl.int64) * x_t + d * x_d, mask=ours, other=0.0)
-    place, plane, kind = s * D + d, segments * D, out.dtype.element_ty
+    place, plane = s * D + d, segments * D
+    kind: tl.constexpr = out.dtype.element_ty  # in a tuple it would not compile
     tl.store(out + place, (total / tl.maximum(count, 1.0)).to(kind), mask=d < D)
     tl.store(out + plane + place, tl.where(tail >= 0, best, 0.0).to(kind), mask=d < D)
     tl.store(out + 2 * plane + place, first.to(kind), mask=d < D)
@@ -122,11 +120,8 @@ def _backward(
     at = tl.load(winner + s * D + d, mask=d < D, other=-1)
     head, tail = tl.load(ends + s * 2), tl.load(ends + s * 2 + 1)
     for t0 in range(begin, end, BLOCK_T):
-        t = t0 + tl.arange(0, BLOCK_T)[:, None].to(tl.int64)
+        t, real = step(mask, m_s, m_t, s, t0, end, PADDED, BLOCK_T)
         inside = (t < end) & (d < D)[None, :]
-        real = t < end
-        if PADDED:
-            real = tl.load(mask + s * m_s + t * m_t, mask=real, other=0) != 0
         rows = tl.load(x + t * x_t + d[None, :] * x_d, mask=real & (d < D)[None, :], other=0.0).to(tl.float32)
         grad = of_mean[None, :] + 2.0 * rows * tl.load(dsquare + row + t, mask=real, other=0.0)
         grad += tl.where(t == at[None, :], of_max[None, :], 0.0)

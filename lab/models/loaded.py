@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.models.blocks import find_blocks, named_blocks
+from lab.blocks import find_blocks, named_blocks
 from lab.models.examples import Inputs, tell_apart
 from lab.models.hooks import after, before
 from lab.models.layers import watching

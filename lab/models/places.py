@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lab.models.blocks import stated_class
+from lab.blocks import stated_class
 from lab.models.examples import Inputs
 
 SITES = {

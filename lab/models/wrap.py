@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.models.blocks import find_blocks
+from lab.blocks import find_blocks
 from lab.models.examples import Inputs
 from lab.models.loaded import Loaded, describe
 

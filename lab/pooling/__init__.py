@@ -4,6 +4,7 @@
                                                token, or ragged x [N, D] with int offsets [S + 1] in the mask's place
     LAYER_POOLS[name](dim, num_layers)(h)      states already pooled per layer, h [L, ..., D], to [..., D]
     MAP_POOLS[name](channels)(x)               feature maps x [B, C, H, W]
+    table()                                    all of them with formula, source and size
 
 The contract of the token pools: rows without a real token give zeros and zero gradient, padding is never read (NaN in
 it does not leak), its side does not matter, padded and ragged give the same numbers, half inputs accumulate in float32
@@ -14,6 +15,7 @@ from lab.pooling import functional
 from lab.pooling.adapool import AdaPool2d, AdaUnpool2d
 from lab.pooling.aggregation import Aggregation
 from lab.pooling.attention import PMA, AttSetsPool, GatedAttentionPool, MultiHeadAttentionPool
+from lab.pooling.catalogue import table
 from lab.pooling.centroids import class_centroids
 from lab.pooling.concat import ConcatPool
 from lab.pooling.gem import GeM2d, RegionalGeM, ReLUP, ScaleGeM
@@ -37,7 +39,7 @@ from lab.pooling.layers_routed import AttentiveLayerFusion, GatedLayerRouter, La
 from lab.pooling.lip import LIP2d
 from lab.pooling.midam import MIDAMAttentionPool, MIDAMSoftmaxPool
 from lab.pooling.mixers import InceptionMixer, PfLayer
-from lab.pooling.multilayer import LastLayerPool, MultiLayerPool, MultiLayerResidualPool
+from lab.pooling.multilayer import MultiLayerPool, MultiLayerResidualPool
 from lab.pooling.poset import PosetPool2d
 from lab.pooling.spans import SpanMaxPool
 from lab.pooling.spatial import (
@@ -166,7 +168,6 @@ __all__ = [
     "LIP2d",
     "LSEPool",
     "LandmarkPool",
-    "LastLayerPool",
     "LastPool",
     "LatentAttentionPool",
     "LayerMax",
@@ -209,4 +210,5 @@ __all__ = [
     "WeightedLayerMix",
     "class_centroids",
     "functional",
+    "table",
 ]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.pooling.calls import layer_input
 from lab.pooling.functional import counts, positions
 
 
@@ -44,7 +45,7 @@ def layer_share(pool: nn.Module, h: Float[Tensor, "L B D"], directions: int = 4,
 
 def over_layers(pool: nn.Module, h: Float[Tensor, "L B D"]) -> Float[Tensor, "B E"]:
     """The pool of one vector a layer, also where it reads several summaries of each."""
-    return pool(h[:, None] if hasattr(pool, "summaries") else h)
+    return pool(layer_input(pool, h))
 
 
 def map_share(

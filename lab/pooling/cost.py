@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lab.kernels.race import forward_backward, race, ratio
 from lab.kernels.traffic import least, traffic
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, textbook
+from lab.pooling.calls import SIZES, layer_input, token_inputs
 
 # a gradient that asks of x at most where its maximum was: the backward pass need not read it again
 UNREAD = frozenset({
@@ -99,7 +100,6 @@ def cases(
     L, _, layer_dim = sizes.layers
     lengths = torch.randint(max(1, T // 2), T + 1, (B,), generator=g)
     mask = (torch.arange(T) < lengths[:, None]).to(device)
-    received = torch.rand(B, T, generator=g).to(device)
     families = {
         "tokens": (POOLS, (dim,), (x, mask), textbook.TOKENS),
         "layers": (LAYER_POOLS, (layer_dim, L), (h,), textbook.LAYERS),
@@ -110,12 +110,14 @@ def cases(
             if names is not None and name not in names:
                 continue
             torch.manual_seed(seed)
+            sizes_of = SIZES.get(name, {}) if family == "layers" else {}
+            pool = build(*arguments, **sizes_of).to(device, dtype).eval()
             given = inputs
-            if name == "received_attention":
-                given = (*inputs, received)
-            elif name == "attentive_fusion":  # reads several summaries of each layer
-                given = (h[:, None].expand(-1, 2, -1, -1),)
-            yield Case(family, name, build(*arguments).to(device, dtype).eval(), given, forms.get(name))
+            if family == "tokens":
+                given = token_inputs(name, x, mask)
+            elif family == "layers":
+                given = (layer_input(pool, h),)
+            yield Case(family, name, pool, given, forms.get(name))
 
 
 def moved(these: Iterable[Case]) -> pd.DataFrame:

@@ -6,24 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.kernels.layout import Segments, Tokens
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, ReceivedAttentionPool
-from lab.pooling.functional import segment_softmax
+from lab.pooling.calls import SIZES, token_inputs
 
 FIXED, VALUES, LEARNED = "fixed weights", "by the values", "by learned weights"
-# the founding paper's sizes (768 latents, 32 heads of 2048) take gigabytes: smaller here, the same code
-SIZES = {"multilayer": {"latents": 16, "heads": 4, "dim_head": 32}, "attentive_fusion": {"summaries": 1}}
 
 
 class SelfReceivedPool(ReceivedAttentionPool):
-    """ReceivedAttentionPool with attention made of the states themselves: a_t = sum_u softmax_t(x_u . x_t / sqrt(D)).
+    """ReceivedAttentionPool with attention made of the states themselves, calls.received.
 
-    x (B, T, D), mask (B, T) -> (B, D). A stand-in where no attention map was captured; no gradient through a.
+    x (B, T, D), mask (B, T) -> (B, D), or ragged. A stand-in where no attention map was captured.
     """
 
-    def forward(self, x: Float[Tensor, "B T D"], mask: Tensor) -> Float[Tensor, "B D"]:
-        real = x.detach().masked_fill(~mask[..., None], 0)
-        scores = real @ real.mT / x.shape[-1] ** 0.5  # symmetric, so column u holds what token u asks
-        return super().forward(x, mask, segment_softmax(scores, mask).masked_fill(~mask[:, None], 0).sum(-1))
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        return super().forward(*token_inputs("received_attention", x, mask))
 
 
 def token_pools(dim: int, seed: int = 0) -> dict[str, nn.Module]:
@@ -51,7 +48,7 @@ def family(pool: nn.Module, dim: int) -> str:
 
 
 def layer_pools(dim: int, num_layers: int, seed: int = 0) -> dict[str, nn.Module]:
-    """LAYER_POOLS by name, in eval mode, each taking [L, B, D]."""
+    """LAYER_POOLS by name, in eval mode, each taking calls.layer_input of [L, B, D]."""
     return {name: _seeded(seed, kind, dim, num_layers, **SIZES.get(name, {})) for name, kind in LAYER_POOLS.items()}
 
 

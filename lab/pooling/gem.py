@@ -68,8 +68,9 @@ class RegionalGeM(nn.Module):
         edge = self.kernel_size // 2
         if min(x.shape[2:]) <= edge:
             raise ValueError(f"a reflection of {edge} needs more rows and columns than that; got {tuple(x.shape[2:])}")
-        around = nn.functional.pad(x, [edge] * 4, mode="reflect")
-        return (window_pool(around, "lp", self.kernel_size, stride=1, p=self.p, eps=self.eps) + x) / 2
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the mean of two results is rounded once
+        around = nn.functional.pad(wide, [edge] * 4, mode="reflect")
+        return ((window_pool(around, "lp", self.kernel_size, stride=1, p=self.p, eps=self.eps) + wide) / 2).to(x.dtype)
 
 
 class ScaleGeM(nn.Module):

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
-from lab.pooling.functional import check, segment_expand, segment_pool
+from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighted_sum
+from lab.pooling.selection import side_by_side
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -19,25 +20,33 @@ def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps
     step that leaves the bracket is replaced by its middle. The gradient is the implicit function's,
     dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph.
     """
-    column = logits.double()[..., None]  # a scalar for each token: small, and a difference of sums near mu
+    # one scalar for each token: small enough to stand side by side, in float64, as a difference of sums is near mu
+    wide, real = side_by_side(logits.double()[..., None], mask)
+    wide, n = wide[..., 0], counts(mask).clamp(min=1)[:, None]
 
-    def mean_and_slope(t: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_and_slope(t: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of sigmoid(t + l) and its slope in t."""
-        s = torch.sigmoid(segment_expand(t, mask, logits.shape[-2]) + logits)
-        return segment_pool(s, mask, "mean"), segment_pool(s * (1 - s), mask, "mean")
+        s = torch.where(real, torch.sigmoid(t + wide), 0)
+        return s.sum(1, keepdim=True) / n, (s * (1 - s)).sum(1, keepdim=True) / n
 
     with torch.no_grad():
         wanted = math.log(mu) - math.log1p(-mu)
-        low = wanted - segment_pool(column, mask, "max")
-        high = wanted - segment_pool(column, mask, "min")
-        t = wanted - segment_pool(column, mask, "mean")
+        ends = [torch.where(real, wide, fill) for fill in (-torch.inf, torch.inf)]
+        if wide.shape[1]:
+            low, high = wanted - ends[0].amax(1, keepdim=True), wanted - ends[1].amin(1, keepdim=True)
+        else:
+            low = high = wide.new_zeros(len(wide), 1)
+        t = wanted - wide.sum(1, keepdim=True) / n
         for _ in range(steps):
-            mean, slope = mean_and_slope(t, column)
+            mean, slope = mean_and_slope(t)
             low, high = torch.where(mean < mu, t, low), torch.where(mean < mu, high, t)
             step = t - (mean - mu) / slope.clamp(min=TINY)
-            t = torch.where((low <= step) & (step <= high), step, (low + high) / 2)
-        slope = mean_and_slope(t, column)[1]
-    mean = mean_and_slope(t, column)[0]
+            before, t = t, torch.where((low <= step) & (step <= high), step, (low + high) / 2)
+            # a GPU would wait for the answer, and a graph cannot ask
+            if t.device.type == "cpu" and not torch.compiler.is_compiling() and torch.equal(before, t):
+                break
+        slope = mean_and_slope(t)[1]
+    mean = mean_and_slope(t)[0]
     # a value of exactly 0 whose gradient is that of one Newton step; a slope of 0 means that no weight can move
     return (t - (mean - mean.detach()) / slope.clamp(min=TINY))[:, 0].to(logits.dtype)
 
@@ -68,8 +77,10 @@ class GSP(nn.Module):
 
     def closeness(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
         """-gamma c_ij of each token j to each prototype i."""
-        x, omega = unit_ball(x), unit_ball(self.prototypes.to(x.dtype))
-        squared = x.square().sum(-1, keepdim=True) + omega.square().sum(-1) - 2 * x @ omega.mT
+        omega = unit_ball(self.prototypes.to(x.dtype))
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        outside = length.clamp(min=1)  # N(x) = x / outside, divided after the product, which is narrower than x
+        squared = (length / outside).square() + omega.square().sum(-1) - 2 * (x @ omega.mT) / outside
         return -self.gamma * squared.clamp(min=1e-12).sqrt()  # the root has no slope at 0
 
     def weights(self, x: Tokens, mask: Segments) -> Float[Tensor, "*tokens"]:
@@ -91,7 +102,8 @@ class GSP(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
-        return segment_pool(self.weights(x, mask)[..., None] * real, mask, "mean").to(x.dtype)
+        weights = self._weights(self.closeness(real).logsumexp(-1), mask)
+        return (weighted_sum(real, weights[:, None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)
 
 
 def unit_ball(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:

@@ -49,32 +49,44 @@ class HopfieldPooling(nn.Module):
             return nn.Identity() if static else make(*sizes)
 
         self.state_norm, self.stored_norm = part(nn.LayerNorm, dim), part(nn.LayerNorm, dim)
-        self.query, self.key = part(nn.Linear, dim, dim), part(nn.Linear, dim, dim)
+        # the keys' bias shifts all scores of a state alike: only an update has it
+        self.query, self.key = part(nn.Linear, dim, dim), part(nn.Linear, dim, dim, update_steps > 0)
         self.value, self.out = part(nn.Linear, dim, dim), part(nn.Linear, dim, dim)
 
-    def patterns(self, x: Tokens, mask: Segments) -> tuple[Tensor, Tensor, Tensor]:
-        """LN(x), the keys [B, H, T, C] of the stored patterns, and the padded mask [B, T]."""
+    def stored(self, x: Tokens, mask: Segments) -> tuple[Float[Tensor, "B T D"], Tensor]:
+        """LN(x), of which keys and values are maps, and the padded mask [B, T]."""
         x, mask = side_by_side(x.to(self.state.dtype), mask)
-        stored = self.stored_norm(x)
-        return stored, self.key(stored).unflatten(-1, (self.num_heads, -1)).transpose(1, 2), mask
+        return self.stored_norm(x), mask
 
     def start(self, rows: int) -> Float[Tensor, "B H Q C"]:
         """The learned states before any update."""
         query = self.query(self.state_norm(self.state)).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         return query.expand(rows, -1, -1, -1)
 
-    def associate(self, state: Tensor, keys: Tensor, mask: Tensor) -> Float[Tensor, "B H Q T"]:
-        """softmax_t(beta state . key_t) over the real tokens."""
-        _, H, Q, _ = state.shape
-        scores = (self.beta * state @ keys.mT).flatten(1, 2).mT  # [B, T, H Q]
-        return segment_softmax(scores, mask).mT.unflatten(1, (H, Q))
+    def associate(self, state: Tensor, stored: Tensor, mask: Tensor) -> Float[Tensor, "B H Q D"]:
+        """sum_t softmax_t(beta state . key_t) LN(x_t), without keys: state . W_k x = (W_k^T state) . x.
+
+        A state is one vector of a head, so this is Q H D products for each token instead of D^2.
+        """
+        asked = torch.einsum("bhqc,hcd->bhqd", self.beta * state, self._weight(self.key)).flatten(1, 2)
+        weights = segment_softmax(stored @ asked.mT, mask)  # [B, T, H Q]
+        return (weights.mT @ stored).unflatten(1, state.shape[1:3])
+
+    def read(self, part: nn.Module, seen: Float[Tensor, "B H Q D"]) -> Float[Tensor, "B H Q C"]:
+        """The part's map (keys or values) of what was associated, head by head: a mean of maps is the map of a mean."""
+        met = torch.einsum("bhqd,hcd->bhqc", seen, self._weight(part))
+        return met if self.static else met + part.bias.unflatten(0, (self.num_heads, 1, -1))
+
+    def _weight(self, part: nn.Module) -> Float[Tensor, "H C D"]:
+        whole = torch.eye(self.dim, dtype=self.state.dtype, device=self.state.device) if self.static else part.weight
+        return whole.unflatten(0, (self.num_heads, -1))
 
     def trajectory(self, x: Tokens, mask: Segments) -> list[Float[Tensor, "B H Q C"]]:
         """The states after 0, 1 ... update_steps updates."""
-        _, keys, mask = self.patterns(x, mask)
-        states = [self.start(len(keys))]
+        stored, mask = self.stored(x, mask)
+        states = [self.start(len(stored))]
         for _ in range(self.update_steps):
-            states.append(self.associate(states[-1], keys, mask) @ keys)
+            states.append(self.read(self.key, self.associate(states[-1], stored, mask)))
         return states
 
     def energy(self, x: Tokens, mask: Segments) -> Float[Tensor, "S steps H Q"]:
@@ -85,7 +97,8 @@ class HopfieldPooling(nn.Module):
         check(x, mask)
         if self.beta == 0:
             raise ValueError("the energy has no value at beta = 0; construct the pool with beta > 0")
-        _, keys, real = self.patterns(x, mask)
+        stored, real = self.stored(x, mask)
+        keys = self.key(stored).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, C]
         states = torch.stack(self.trajectory(x, mask), 1)  # [B, S, H, Q, C]
         ignored = ~real[:, None, None, None]
         scores = (self.beta * states @ keys[:, None].mT).masked_fill(ignored, -torch.inf)
@@ -96,10 +109,9 @@ class HopfieldPooling(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
         check(x, mask)
-        stored, keys, real = self.patterns(x, mask)
-        state = self.start(len(keys))
+        stored, real = self.stored(x, mask)
+        state = self.start(len(stored))
         for _ in range(self.update_steps):
-            state = self.associate(state, keys, real) @ keys
-        values = self.value(stored).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        met = self.associate(state, keys, real) @ values  # [B, H, Q, C]
+            state = self.read(self.key, self.associate(state, stored, real))
+        met = self.read(self.value, self.associate(state, stored, real))  # [B, H, Q, C]
         return blank(self.out(met.transpose(1, 2).flatten(2)), real).flatten(1).to(x.dtype)

@@ -23,6 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lab.blocks import find_blocks
 from lab.pooling.description import built, described
 from lab.pooling.functional import to_padded
 from lab.pooling.token import FirstPool, LastPool, MaxPool, MeanPool, PositionMeanPool, SqrtMeanPool
@@ -110,7 +111,7 @@ class LayerPooling(Saved):
     layer_pool: a module with forward(h), from lab.pooling.layers, layers_routed or multilayer.
     layers: numbers from 0 (embeddings) to the number of blocks (what the model returns, after its final norm); all of
         them when not given. The founding paper's pool takes 1 to the last.
-    blocks: dotted names of the blocks in the transformer; the longest list of equal modules when not given.
+    blocks: dotted names of the blocks in the transformer; found by lab.blocks.find_blocks when not given.
     include_prompt, dim: as in TokenPooling.
 
     No [layers, batch, tokens, dim] stack exists at any time; the states that backpropagation keeps are kept, no more.
@@ -149,7 +150,7 @@ class LayerPooling(Saved):
         self.detach()
         transformer = model[0]
         modules = dict(transformer.model.named_modules())
-        names = blocks_of(transformer.model) if self.blocks is None else self.blocks
+        names = _blocks(transformer.model) if self.blocks is None else self.blocks
         if unknown := [name for name in names if name not in modules]:
             raise ValueError(
                 f"no block {unknown} in {type(transformer.model).__name__}; it has {list(modules)[1:9]} ..."
@@ -261,19 +262,6 @@ def tokens(
     return state, mask
 
 
-def blocks_of(model: nn.Module) -> list[str]:
-    """The dotted names of the modules in the longest ModuleList of one class: the blocks of most transformers."""
-    lists = [
-        (len(module), name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1
-    ]
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of equal modules; name its blocks with blocks=[...]")
-    length, name = max(lists, key=lambda found: found[0])  # max keeps the first of equals, the outermost
-    return [f"{name}.{i}" if name else str(i) for i in range(length)]
-
-
 _WHERE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 
@@ -282,6 +270,13 @@ def _pools(given: nn.Module | Iterable[nn.Module]) -> nn.ModuleList:
     if not len(pools):
         raise ValueError("no token pool was given; at least one is needed, as MeanPool(384)")
     return pools
+
+
+def _blocks(model: nn.Module) -> Sequence[str]:
+    try:
+        return find_blocks(model)[0]
+    except ValueError as error:
+        raise ValueError(f"{error}; name its blocks with blocks=[...]") from error
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Discrete key-value bottleneck: each token is replaced by the learned value of its nearest key, then averaged."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
-from lab.pooling.functional import check, is_padded, segment_pool
+from lab.pooling.functional import check, counts, is_padded
 
 
 class DiscreteKeyValueBottleneck(nn.Module):
@@ -74,5 +76,10 @@ class DiscreteKeyValueBottleneck(nn.Module):
         check(x, mask)
         C, K, _ = self.values.shape
         rows = self.codes(x, mask) + K * torch.arange(C, device=x.device)
-        met = nn.functional.embedding(rows, self.values.flatten(0, 1)).mean(-2)
-        return segment_pool(met, mask, "mean").to(x.dtype)
+        # a segment is one bag of codes: no value is written out for each token
+        bag = partial(nn.functional.embedding_bag, rows.flatten(), self.values.flatten(0, 1), include_last_offset=True)
+        if not is_padded(mask):
+            return bag(mask.long() * C, mode="mean").to(x.dtype)
+        offsets = torch.arange(len(mask) + 1, device=x.device) * mask.shape[1] * C
+        share = mask.to(self.values.dtype) / (C * counts(mask).clamp(min=1))[:, None]
+        return bag(offsets, mode="sum", per_sample_weights=share.flatten().repeat_interleave(C)).to(x.dtype)

@@ -129,7 +129,7 @@ class FirstLastMean(nn.Module):
 class LayerMax(nn.Module):
     """The maximum over layers, each coordinate by itself, y_d = max_l h_ld. h (L, ..., D), mask (L,) -> (..., D).
 
-    Named, without a definition, in the work on pooling over layers that the reference gathers (from the abstract).
+    A standard form: named, without a definition, in work on pooling over layers (from the abstract).
     """
 
     def __init__(self, dim: int, num_layers: int) -> None:
@@ -176,7 +176,8 @@ class SoftmaxMix(nn.Module):
 class DimensionMix(nn.Module):
     """A mix of its own for each coordinate, y_d = sum_l softmax_l(s_ld) h_ld. h (L, ..., D), mask (L,) -> (..., D).
 
-    The per-dimension form of SoftmaxMix, without gamma; no paper is known to define it. s starts at 0 (the mean).
+    The per-dimension form of SoftmaxMix, without gamma: a standard form, no paper is known to define it. s starts at 0
+    (the mean).
     """
 
     def __init__(self, dim: int, num_layers: int) -> None:
@@ -198,7 +199,7 @@ class WeightedLayerMix(nn.Module):
     is the definition; SoftmaxMix has no such point. start is 4 by default over there, 0 here (a model of six blocks
     has few layers to leave out). It mixes tokens there and pooled vectors here: for a pool that is linear in the
     tokens (mean, last, first, position-weighted ...) the order does not matter, for the maximum it does.
-    Read from the code of sentence-transformers 6.2, WeightedLayerPooling.
+    Read from the code of sentence-transformers 6.2. https://github.com/huggingface/sentence-transformers
     """
 
     def __init__(self, dim: int, num_layers: int, start: int = 0) -> None:

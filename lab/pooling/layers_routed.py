@@ -31,9 +31,9 @@ class GatedLayerRouter(nn.Module):
 
     def weights(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, " L *N"]:
         """What each text makes of each layer; sums to 1 over layers."""
-        z = hidden(h, mask).to(self.score.dtype)
-        z = z * torch.rsqrt(z.square().mean(-1, keepdim=True) + self.eps)
-        scores = (self.see(z).tanh() * self.gate(z).sigmoid()) @ self.score
+        x = hidden(h, mask).to(self.score.dtype)
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)  # after the maps, which are narrower than h
+        scores = ((scale * self.see(x)).tanh() * (scale * self.gate(x)).sigmoid()) @ self.score
         return layer_softmax(scores + self.bias.view(-1, *[1] * (scores.ndim - 1)), mask)
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:

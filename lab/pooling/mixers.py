@@ -12,8 +12,8 @@ class PfLayer(nn.Module):
     """A bottleneck whose only spatial operator is a maximum: 1x1 conv, norm, ReLU -> max k x k -> 1x1 conv, norm.
 
     x (B, C, H, W) -> (B, out_channels, oH, oW), oH = ceil(H / stride) for an odd kernel_size. With kernel_size=1 and
-    stride=1 it is its two convolutions. naver-ai/PfLayer, ResNet form (the authors' code was read; the paper's
-    equation is not known).
+    stride=1 it is its two convolutions. ResNet form (the authors' code was read; the paper's equation is not
+    known). https://github.com/naver-ai/PfLayer
     """
 
     def __init__(

@@ -1,80 +1,18 @@
-"""Multi-layers trainable pooling, the founding paper's pool: as its code has it, repaired, and its last-layer sibling.
+"""Multi-layers trainable pooling, the founding paper's pool: as its code has it, and repaired.
 
 Tang & Yang, "Pooling And Attention: What Are Effective Designs For LLM-Based Embedding Models?", 2024.
 https://arxiv.org/abs/2409.02727. Formulas read from the authors' code (MultiLayersTrainablePooling.py).
 
-One body serves all three: latents ask, and what they ask is data: the vectors of the layers, or the tokens of the last.
+In both, latents ask and the layers' vectors answer (latent.LatentReader). The paper's last-layer sibling, where the
+tokens of one layer answer, is latent.PerceiverPool, which says how to build it.
 """
-
-import math
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens
-from lab.pooling.functional import check, is_padded, to_padded
+from lab.pooling.latent import LatentReader
 from lab.pooling.layers import built_for, check_layers, hidden, mix
-
-
-class LatentReader(nn.Module):
-    """r trained latents read K vectors by attention; the mean of what they say. x (B, K, D), mask (B, K) -> (B, D).
-
-    Q = W_q LN_c(Q0),  k, v = W_kv LN(x),  A = softmax(Q k^T / sqrt(dim_head)) over the K vectors, head by head
-    y = Q0 + W_o A v,  z = y + FF(LN(y)),  FF = Linear(D, 8D), GEGLU, Linear(4D, D)  ->  mean over the r latents of z
-
-    W_q, W_kv, W_o without bias, LayerNorms with gain and bias, FF with bias. Q0 starts at N(0, 1), the rest as torch
-    starts it (linear maps Kaiming-uniform). The mask (True = may be read) is ours: the authors' code passes none. A
-    row in which nothing may be read gives what the latents say of nothing, A v = 0.
-    """
-
-    def __init__(self, dim: int, latents: int, heads: int, dim_head: int) -> None:
-        super().__init__()
-        if min(dim, latents, heads, dim_head) < 1:
-            raise ValueError(
-                f"dim, latents, heads and dim_head must be at least 1; got {dim}, {latents}, {heads}, {dim_head}"
-            )
-        self.heads, self.dim_head = heads, dim_head
-        self.latents = nn.Parameter(torch.randn(latents, dim))
-        self.norm, self.norm_latents, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
-        self.ff_in, self.ff_out = nn.Linear(dim, 8 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"] | None = None) -> Float[Tensor, "B D"]:
-        if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)
-        read = self.latents + self._attended(self.norm(x), mask)  # (B, r, D)
-        value, gate = self.ff_in(self.norm_ff(read)).chunk(2, dim=-1)
-        return (read + self.ff_out(value * nn.functional.gelu(gate))).mean(1)
-
-    def attention(self, x: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"] | None = None) -> Float[Tensor, "B H R K"]:
-        """A: how much each latent reads of each vector, per head. Rows sum to 1, or to 0 where nothing may be read."""
-        return self._weights(self.norm(x if mask is None else x.masked_fill(~mask[..., None], 0)), mask)
-
-    def _weights(self, normed: Tensor, mask: Tensor | None) -> Tensor:
-        q = self.to_q(self.norm_latents(self.latents)).unflatten(-1, (self.heads, -1))  # (r, H, d), one for all rows
-        k = nn.functional.linear(normed, self.to_kv.weight.chunk(2)[0]).unflatten(-1, (self.heads, -1))
-        scores = torch.einsum("rhd,bkhd->bhrk", q, k) / math.sqrt(self.dim_head)
-        if mask is None:
-            return scores.softmax(-1)
-        # finite, then zeroed: a row of minus infinities would be NaN
-        unseen = ~mask[:, None, None]
-        return scores.masked_fill(unseen, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(unseen, 0)
-
-    def _attended(self, normed: Tensor, mask: Tensor | None) -> Tensor:
-        """W_o A v (B, r, D), multiplied in the cheaper order.
-
-        With fewer vectors than latents W_o goes first: of 32 layers and 768 latents it then maps 24 times fewer
-        vectors, and the (B, r, heads dim_head) tensor, 200 MB a row at the paper's sizes, is never made.
-        """
-        weights = self._weights(normed, mask)
-        v = nn.functional.linear(normed, self.to_kv.weight.chunk(2)[1]).unflatten(-1, (self.heads, -1))
-        if v.shape[1] >= self.latents.shape[0]:
-            return self.to_out(torch.einsum("bhrk,bkhd->brhd", weights, v).flatten(2))
-        mapped = torch.einsum("bkhd,ohd->bhko", v, self.to_out.weight.unflatten(-1, (self.heads, -1)))
-        return torch.einsum("bhrk,bhko->bro", weights, mapped)
 
 
 def _layers_last(h: Tensor) -> Tensor:
@@ -172,29 +110,3 @@ class MultiLayerResidualPool(nn.Module):
         if self.baseline == "mean":
             return allowed.double() / allowed.sum()
         return (allowed & (allowed.cumsum(0) == allowed.sum())).double()
-
-
-class LastLayerPool(nn.Module):
-    """The paper's last-layer trainable pooling: the same reader on the tokens of one layer, with a real mask.
-
-    x (B, T, D), mask (B, T) -> (B, D), or ragged. e = normalize(reader(x)); no layer embedding, same default
-    sizes, and as many parameters but L D. The authors' code differs in two ways (read from the code): bidirectional
-    (model 4) it masks no padding, so that more padding moves the embedding; causal (model 2) it is fed the last token
-    alone, where softmax over one key is 1 and the pool an MLP: pass x[:, -1:] to have that. An empty row gives zeros.
-    https://arxiv.org/abs/2409.02727
-    """
-
-    def __init__(
-        self, dim: int, latents: int = 768, heads: int = 32, dim_head: int = 2048, normalize: bool = True
-    ) -> None:
-        super().__init__()
-        self.dim, self.latents, self.heads, self.dim_head, self.normalize = dim, latents, heads, dim_head, normalize
-        self.reader = LatentReader(dim, latents, heads, dim_head)
-
-    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
-        if not is_padded(mask):
-            x, mask = to_padded(x, mask)
-        e = self.reader(x.to(self.reader.latents.dtype), mask)
-        e = nn.functional.normalize(e, dim=-1) if self.normalize else e
-        return e.masked_fill(~mask.any(1, keepdim=True), 0).to(x.dtype)

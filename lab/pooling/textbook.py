@@ -4,9 +4,10 @@
 
 take the registry's pool for its parameters and give what it gives on ordinary numbers, up to rounding. They are a
 second opinion in tests and the "eager" of the benchmark; they keep none of the promises about padding, empty rows and
-overflow. A name that is missing has no form of its own: its pool is already written that way.
+overflow. h is [L, B, D], or [L, P, B, D] for what reads several summaries.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -78,7 +79,7 @@ def _attsets(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """query [H, P, C], key and value [B, T, H * C] -> [B, P, H * C]."""
-    k, v = (t.unflatten(-1, (len(query), -1)).transpose(1, 2) for t in (key, value))
+    k, v = (_heads(t, len(query)) for t in (key, value))
     scores = (scale * query @ k.mT).masked_fill(~mask[:, None, None], -torch.inf)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
@@ -93,6 +94,67 @@ def _pma(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     heads = query.unflatten(-1, (pool.num_heads, -1)).transpose(0, 1)
     o = pool.norm[0](query + _attend(heads, pool.key(x), pool.value(x), mask, pool.scale))
     return pool.norm[1](o + pool.out(o).relu()).flatten(1)
+
+
+def _heads(x: Tensor, n: int) -> Float[Tensor, "*B H T C"]:
+    return x.unflatten(-1, (n, -1)).transpose(-2, -3)
+
+
+def _hopfield(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    k, v = (_heads(part(pool.stored_norm(x)), pool.num_heads) for part in (pool.key, pool.value))
+    q = _heads(pool.query(pool.state_norm(pool.state)), pool.num_heads)
+    hidden = ~mask[:, None, None]
+    for _ in range(pool.update_steps):
+        q = (pool.beta * q @ k.mT).masked_fill(hidden, -torch.inf).softmax(-1) @ k
+    met = (pool.beta * q @ k.mT).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    return pool.out(met.transpose(1, 2).flatten(2)).flatten(1)
+
+
+def _gsp(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """t by halving an interval in float64, then one Newton step, which has the gradient of the solution."""
+    prototypes, tokens = (v / v.norm(dim=-1, keepdim=True).clamp(min=1) for v in (pool.prototypes, x))
+    logits = (-pool.gamma * torch.cdist(tokens, prototypes.expand(len(x), -1, -1))).logsumexp(-1)
+    real, n = mask.to(x.dtype), mask.sum(1, keepdim=True)
+    with torch.no_grad():
+        wide = logits.double()
+        t = math.log(pool.mu / (1 - pool.mu)) - wide.masked_fill(~mask, 0).sum(1, keepdim=True) / n
+        step = wide.abs().amax(1, keepdim=True) * 2
+        for _ in range(64):
+            low = ((t + wide).sigmoid() * real).sum(1, keepdim=True) < n * pool.mu
+            t, step = torch.where(low, t + step, t - step), step / 2
+        t = t.to(x.dtype)
+    s = (t + logits).sigmoid() * real
+    slope = (s * (1 - s) * real).sum(1, keepdim=True).detach()
+    t = t - (s.sum(1, keepdim=True) - n * pool.mu) / slope
+    return ((t + logits).sigmoid() * real / pool.mu / n)[:, None].matmul(x)[:, 0]
+
+
+def _geglu(ff: nn.Module, x: Tensor) -> Tensor:
+    value, gate = ff[0](x).chunk(2, -1)
+    return ff[1](value * nn.functional.gelu(gate))
+
+
+def _latent_attention(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    latents = pool.latent_norm(pool.latents)
+    parts = pool.query(pool.norm(x)), pool.key(latents), pool.value(latents)
+    q, k, v = (_heads(part, pool.num_heads) for part in parts)
+    met = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+    x = x + pool.out(met.transpose(1, 2).flatten(2))
+    return _mean(x + _geglu(pool.ff, pool.ff_norm(x)), mask.to(x.dtype))
+
+
+def _reader(reader: nn.Module, x: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"]) -> Float[Tensor, "B R D"]:
+    query = _heads(reader.to_q(reader.norm_latents(reader.latents)), reader.heads)
+    k, v = reader.to_kv(reader.norm(x)).chunk(2, -1)
+    z = reader.latents + reader.to_out(_attend(query, k, v, mask, reader.dim_head**-0.5))
+    return z + _geglu(reader.ff, reader.norm_ff(z))
+
+
+def _key_value(pool: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    z = torch.einsum("btd,cde->cbte", x, pool.projection).flatten(1, 2)
+    codes = torch.cdist(z, pool.keys).argmin(-1)  # [C, B T]
+    met = torch.stack([values[code] for values, code in zip(pool.values, codes, strict=True)]).mean(0)
+    return _mean(met.unflatten(0, mask.shape), mask.to(x.dtype))
 
 
 TOKENS: dict[str, Callable[..., Tensor]] = {
@@ -119,13 +181,61 @@ TOKENS: dict[str, Callable[..., Tensor]] = {
     "gated_attention": _gated_attention,
     "attsets": _attsets,
     "pma": _pma,
+    "hopfield": _hopfield,
+    "gsp": _gsp,
+    "latent_attention": _latent_attention,
+    "perceiver": lambda pool, x, mask: _reader(pool.reader, x, mask).mean(1),
     "midam_softmax": lambda pool, x, mask: _log_mean_exp(x, mask, 1 / pool.tau),
     "midam_attention": lambda pool, x, mask: _gated_attention(pool.attention, x, mask),
+    "key_value": _key_value,
 }
 
 
 def _mix(weights: Float[Tensor, " L *W"], h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
     return (weights * h).sum(0)
+
+
+def _rms(x: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def _router(pool: nn.Module, h: Tensor) -> Tensor:
+    z = _rms(h, pool.eps)
+    scores = (pool.see(z).tanh() * pool.gate(z).sigmoid()) @ pool.score
+    return _mix((scores + pool.bias.view(-1, *[1] * (h.ndim - 2))).softmax(0)[..., None], h)
+
+
+def _attentive_fusion(pool: nn.Module, h: Float[Tensor, "L P B D"]) -> Tensor:
+    x = nn.functional.layer_norm(h, h.shape[-1:], eps=pool.eps) * pool.gain[:, :, None]
+    k, v = (_heads(part, pool.heads) for part in pool.to_kv(x.flatten(0, 1).transpose(0, 1)).chunk(2, -1))
+    query = pool.query.view(pool.heads, 1, -1)
+    met = (query @ k.mT / query.shape[-1] ** 0.5).softmax(-1) @ v  # [B, H, 1, C]
+    return pool.to_out(met.flatten(1))
+
+
+def _pair(pool: nn.Module, h: Tensor) -> Tensor:
+    x = torch.stack([h[pool.align], h[pool.uniform]], 1)
+    for block in pool.blocks:
+        q, k, v = (_heads(part, pool.heads) for part in block["qkv"](_rms(x, pool.eps)).chunk(3, -1))
+        met = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        x = x + block["out"](met.transpose(1, 2).flatten(2))
+        x = x + block["down"](nn.functional.gelu(block["up"](_rms(x, pool.eps))))
+    return x.mean(1)
+
+
+def _all_layers(reader: nn.Module, x: Float[Tensor, "L B D"]) -> Tensor:
+    x = x.transpose(0, 1)
+    return _reader(reader, x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)).mean(1)
+
+
+def _multilayer(pool: nn.Module, h: Tensor) -> Tensor:
+    e = _all_layers(pool.reader, h + pool.layer_embedding[:, None])
+    return nn.functional.normalize(e, dim=-1) if pool.normalize else e
+
+
+def _multilayer_residual(pool: nn.Module, h: Tensor) -> Tensor:
+    x = _rms(h, pool.eps) * pool.gain[:, None] + pool.layer_embedding[:, None]
+    return (h[-1] if pool.baseline == "last" else h.mean(0)) + pool.out(_all_layers(pool.reader, x))
 
 
 LAYERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -139,6 +249,11 @@ LAYERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
         _mix(pool.layer_weights.view(-1, *[1] * (h.ndim - 1)), h) / pool.layer_weights.sum()
     ),
     "concat_project": lambda pool, h: pool.project(torch.cat(h.unbind(0), -1)),
+    "router": _router,
+    "attentive_fusion": _attentive_fusion,
+    "pair": _pair,
+    "multilayer": _multilayer,
+    "multilayer_residual": _multilayer_residual,
 }
 
 

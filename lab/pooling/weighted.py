@@ -15,7 +15,7 @@ class SinkExcludingMeanPool(nn.Module):
     x (B, T, D), mask (B, T) -> (B, D), or ragged. `sinks`, bool for each token, says which they are. Without it they
     are the first `num_sinks` real tokens, where causal models put them, and with `max_norm_ratio` also the tokens whose
     norm is more than so many times the geometric mean of the row's norms, which one massive state hardly moves. A row
-    of sinks alone keeps them all. No source of that name; the practical form of "drop the sink from the mean".
+    of sinks alone keeps them all. A standard form without one source: "drop the sink from the mean".
     ValueError: num_sinks negative, max_norm_ratio below 1.
     """
 
