@@ -150,7 +150,7 @@ class LayerPooling(Saved):
         self.detach()
         transformer = model[0]
         modules = dict(transformer.model.named_modules())
-        names = _blocks(transformer.model) if self.blocks is None else self.blocks
+        names = find_blocks(transformer.model)[0] if self.blocks is None else self.blocks
         if unknown := [name for name in names if name not in modules]:
             raise ValueError(
                 f"no block {unknown} in {type(transformer.model).__name__}; it has {list(modules)[1:9]} ..."
@@ -270,13 +270,6 @@ def _pools(given: nn.Module | Iterable[nn.Module]) -> nn.ModuleList:
     if not len(pools):
         raise ValueError("no token pool was given; at least one is needed, as MeanPool(384)")
     return pools
-
-
-def _blocks(model: nn.Module) -> Sequence[str]:
-    try:
-        return find_blocks(model)[0]
-    except ValueError as error:
-        raise ValueError(f"{error}; name its blocks with blocks=[...]") from error
 
 
 @torch.no_grad()
