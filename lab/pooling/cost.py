@@ -7,7 +7,7 @@ stored("benchmarks/results")                       what benchmarks/pooling.py me
 
 import json
 import math
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     maps: tuple[int, int, int, int]  # B C H W
 
 
+SLOWER = "\u00a0▲"  # on the same line as its number
 OTHERS = ("eager", "compile", "peer")
 TINY = Sizes(tokens=(2, 8, 16), layers=(3, 4, 16), maps=(1, 4, 8, 8))
 SMALL = Sizes(tokens=(16, 128, 384), layers=(7, 32, 384), maps=(4, 32, 56, 56))
@@ -172,23 +173,67 @@ def stored(folder: str | Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-def ratios(table: pd.DataFrame, way: str, others: tuple[str, ...] = OTHERS) -> xr.Dataset:
-    """One device's stored ratios: estimate, low, high [operator, against], the largest first size and type only."""
-    first = table.drop_duplicates(["family", "name"])
-    labels = (first["family"] + " " + first["name"]).tolist()
-    empty = pd.Series(float("nan"), first.index)
+def ratios(table: pd.DataFrame, other: str, way: str) -> xr.Dataset:
+    """One device's stored ratios to one other variant: estimate, low, high and words [operator].
+
+    Over several sizes and types: the median of their medians, the lowest and the highest of their rounds. Words stand
+    where there is no number: "not measured", or "no gradient" where a backward pass has nothing to do.
+    """
     ends = {"estimate": "", "low": "_low", "high": "_high"}
-    return xr.Dataset(
-        {
-            name: (("against", "operator"), [first.get(f"{o}_{way}_ratio{end}", empty).tolist() for o in others])
-            for name, end in ends.items()
-        },
-        {"against": list(others), "operator": labels},
-    ).transpose("operator", "against")
+    lines = []
+    for label, rows in table.groupby(table["family"] + " " + table["name"], sort=False):
+        middle, low, high = (rows.get(f"{other}_{way}_ratio{end}", pd.Series(dtype=float)) for end in ends.values())
+        words = "no gradient" if (rows[f"{other}_missing"] == "").any() else "not measured"
+        lines.append((label, middle.median(), low.min(), high.max(), words))
+    return pd.DataFrame(lines, columns=["operator", *ends, "words"]).set_index("operator").to_xarray()
+
+
+def beside(stored: Mapping[str, pd.DataFrame], other: str) -> dict[str, xr.Dataset]:
+    """ratios of every device that has any, both ways, {heading: dataset}; the slowest of a family stand on top."""
+    panels = {
+        f"{device}: {way}": ratios(table, other, way)
+        for device, table in stored.items()
+        if (table[f"{other}_missing"] == "").any()
+        for way in ("forward", "backward")
+    }
+    if not panels:
+        return {}
+    worst = pd.concat([panel["estimate"].to_series() for panel in panels.values()], axis=1).max(axis=1)
+    family = worst.index.str.split().str[0]
+    order = worst.groupby(family, sort=False).apply(lambda w: w.sort_values(ascending=False)).index.get_level_values(-1)
+    return {heading: panel.reindex(operator=order) for heading, panel in panels.items()}
+
+
+def alone(values: pd.Series) -> xr.Dataset:
+    """Numbers without a range as ratios have one: estimate, low and high [operator] are the same."""
+    return pd.DataFrame(dict.fromkeys(("estimate", "low", "high"), values)).rename_axis("operator").to_xarray()
+
+
+def judged(ratios: xr.Dataset) -> str:
+    """How many operators are faster, slower, or neither beyond doubt, in words; the slowest is named."""
+    seen = ratios.to_dataframe().dropna(subset="estimate")
+    faster, slower = int((seen["high"] < 1).sum()), seen[seen["low"] > 1]
+    said = f"{faster} of {len(seen)} faster, {len(slower)} slower, {len(seen) - faster - len(slower)} undecided"
+    worst = seen["estimate"].max()
+    return said + (f" (slowest: `{seen['estimate'].idxmax()}`, {worst:.1f} times)" if worst > 1 else "")
+
+
+def missing(table: pd.DataFrame) -> str:
+    """What a device's table has no ratio for, and why: a line of Markdown for each variant and reason."""
+    named = table.assign(operator=table["family"] + " " + table["name"])
+    lines = []
+    for other in OTHERS:
+        for why, rows in named[named[f"{other}_missing"] != ""].groupby(f"{other}_missing", sort=False):
+            whom = ", ".join(f"`{name}`" for name in rows["operator"].unique())
+            lines.append(f"- beside {other}, {len(rows)} of {len(table)} rows ({why}): {whom}")
+    return "\n".join(lines) or "Nothing: every row has every ratio."
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A device's table as a page shows it: milliseconds, share of the copy's bandwidth, ratios or why there is none."""
+    """A device's table as a page shows it: milliseconds, share of the copy's bandwidth, ratios, ▲ where ours is slower.
+
+    A row that was not measured beside a variant says so; `missing` says why.
+    """
     page = pd.DataFrame(
         {
             "operator": table["family"] + " " + table["name"],
@@ -207,8 +252,6 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def _beside(row: dict, other: str) -> str:
     if row[f"{other}_missing"]:
-        return f"not measured: {row[f'{other}_missing']}"
-    return ", ".join(
-        "no gradient" if math.isnan(ratio) else f"{ratio:.2f}"
-        for ratio in (row[f"{other}_{way}_ratio"] for way in ("forward", "backward"))
-    )
+        return "not\u00a0measured"
+    both = (row[f"{other}_{way}_ratio"] for way in ("forward", "backward"))
+    return ", ".join("no gradient" if math.isnan(r) else f"{r:.2f}{SLOWER if r > 1 else ''}" for r in both)
