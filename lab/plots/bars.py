@@ -34,7 +34,7 @@ def ratio_dots(panels: Mapping[str, xr.Dataset], *, title: str, unit: str) -> go
     reach = np.log10([np.nanmin(numbers) / 1.6, np.nanmax(numbers) * 1.6])
     figure = make_subplots(
         1, len(panels), shared_yaxes=True, horizontal_spacing=0.02,
-        subplot_titles=[html.escape(heading) for heading in panels],
+        subplot_titles=[html.escape(heading).replace(": ", "<br>") for heading in panels],
     )  # fmt: skip
     for column, (heading, ratios) in enumerate(panels.items(), start=1):
         middle, low, high = (ratios[name].values for name in ("estimate", "low", "high"))
@@ -55,8 +55,12 @@ def ratio_dots(panels: Mapping[str, xr.Dataset], *, title: str, unit: str) -> go
         )  # fmt: skip
     figure.add_vrect(x0=1, x1=10 ** reach[1], fillcolor=WORSE, opacity=0.08, line_width=0, layer="below")
     figure.add_vline(x=1, line={"dash": "dash", "color": "gray"})
-    ticks = [tick for tick in (0.01, 0.1, 0.25, 0.5, 1, 2, 4, 10, 100) if reach[0] < np.log10(tick) < reach[1]]
-    figure.update_xaxes(type="log", range=reach.tolist(), tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    marks = (0.01, 0.1, 0.25, 0.5, 1, 2, 4, 10, 100) if len(panels) < 3 else (0.01, 0.1, 1, 10, 100)
+    ticks = [tick for tick in marks if reach[0] < np.log10(tick) < reach[1]]
+    figure.update_xaxes(
+        type="log", range=reach.tolist(), tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], tickangle=0
+    )
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickfont={"size": 11}, automargin=True, showgrid=True)
+    figure.update_annotations(font={"size": 13})
     figure.add_annotation(text=unit, x=0.5, y=0, xref="paper", yref="paper", yshift=-50, showarrow=False)
-    return quiet(figure, title=title, height=150 + 18 * len(rows)).update_layout(margin={"t": 75, "b": 65})
+    return quiet(figure, title=title, height=165 + 18 * len(rows)).update_layout(margin={"t": 90, "b": 65})

@@ -44,7 +44,7 @@ def trade_offs(points: pd.DataFrame, *, title: str, across: str, up: str, only: 
                 x=10 ** mine["log"], y=mine["up"], name=html.escape(group), mode="markers", row=1, col=column,
                 marker=look | {"symbol": SYMBOLS[i % len(SYMBOLS)], "opacity": 0.9 if loud else 0.4},
                 showlegend=only is None and len(groups) > 1,
-                customdata=np.c_[[html.escape(str(name)) for name in mine.index], mine["across"], mine["up"]],
+                customdata=[[html.escape(str(name)), *pair] for name, *pair in mine[["across", "up"]].itertuples()],
                 hovertemplate="%{customdata[0]}: %{customdata[2]:.2f} against %{customdata[1]:.2f}<extra></extra>",
             )  # fmt: skip
         at = np.c_[(here["log"] - left) / (right - left) * width, (high - here["up"]) / (high - low) * TALL]
@@ -64,17 +64,17 @@ def trade_offs(points: pd.DataFrame, *, title: str, across: str, up: str, only: 
 
 
 def _labels(
-    at: np.ndarray, names: Sequence[str], wanted: Sequence[bool], room: tuple[float, float]
+    at: np.ndarray, names: Sequence[str], wanted: Sequence[bool], room: tuple[float, float | int]
 ) -> Iterator[tuple[int, str, float, float]]:
     """Point, label and where its middle stands from the point; points in one place share a label.
 
     at: pixels [N, 2] from the top left. No two labels overlap, none lies on a point or leaves the room; a label
     without such a place is left out.
     """
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.tolist()]
     left = [i for i, want in enumerate(wanted) if want]
     while left:
-        x, y = at[left[0]]
+        x, y = at[left[0]].tolist()
         same = [k for k in left if np.abs(at[k] - at[left[0]]).max() < 4]
         left = [k for k in left if k not in same]
         text = ", ".join(names[k] for k in same)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
@@ -202,6 +203,12 @@ def beside(stored: Mapping[str, pd.DataFrame], other: str) -> dict[str, xr.Datas
     family = worst.index.str.split().str[0]
     order = worst.groupby(family, sort=False).apply(lambda w: w.sort_values(ascending=False)).index.get_level_values(-1)
     return {heading: panel.reindex(operator=order) for heading, panel in panels.items()}
+
+
+def measured(panels: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The panels without the operators that none of them has a number for."""
+    known = np.logical_or.reduce([panel["estimate"].notnull().values for panel in panels.values()])
+    return {heading: panel.isel(operator=known) for heading, panel in panels.items()}
 
 
 def alone(values: pd.Series) -> xr.Dataset:
