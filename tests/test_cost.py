@@ -95,6 +95,7 @@ def test_reasons_are_listed_with_their_operators(stored):
 
 
 def test_numbers_without_a_range_have_one_of_no_width():
-    alone = cost.alone(cost.pd.Series({"a": 3.0, "b": 2.0}))
+    alone = cost.alone(cost.pd.Series({"a": 3.0, "b": 2.0, "c": 0.0}))
     for name in ("estimate", "low", "high"):
         assert alone[name].sel(operator=["a", "b"]).values.tolist() == [3.0, 2.0]
+    assert np.isnan(alone["estimate"].sel(operator="c"))

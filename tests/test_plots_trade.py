@@ -63,6 +63,9 @@ def test_points_in_one_place_share_a_label_and_names_are_escaped():
     table = points(3).assign(across=1.0, up=0.5, panel="tokens", group="fixed").rename({"op1": "<b>"})
     (label,) = [a.text for a in plots.trade_offs(table, **AXES).layout.annotations if a.showarrow]
     assert label == "op0, &lt;b&gt;, op2"
+    many = points(40).assign(across=1.0, up=0.5, panel="tokens", group="fixed")
+    (label,) = [a.text for a in plots.trade_offs(many, **AXES).layout.annotations if a.showarrow]
+    assert label == "op0 and 39 more"
 
 
 def test_what_is_missing_is_named():

@@ -34,7 +34,7 @@ def ratio_dots(panels: Mapping[str, xr.Dataset], *, title: str, unit: str) -> go
     reach = np.log10([np.nanmin(numbers) / 1.6, np.nanmax(numbers) * 1.6])
     figure = make_subplots(
         1, len(panels), shared_yaxes=True, horizontal_spacing=0.02,
-        subplot_titles=[html.escape(heading).replace(": ", "<br>") for heading in panels],
+        subplot_titles=[html.escape(heading).replace(": ", "<br>" if len(panels) > 2 else ": ") for heading in panels],
     )  # fmt: skip
     for column, (heading, ratios) in enumerate(panels.items(), start=1):
         middle, low, high = (ratios[name].values for name in ("estimate", "low", "high"))

@@ -212,8 +212,10 @@ def measured(panels: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 
 
 def alone(values: pd.Series) -> xr.Dataset:
-    """Numbers without a range as ratios have one: estimate, low and high [operator] are the same."""
-    return pd.DataFrame(dict.fromkeys(("estimate", "low", "high"), values)).rename_axis("operator").to_xarray()
+    """Numbers without a range as ratios have one: estimate, low and high [operator] are the same; 0 is in words."""
+    seen = values.where(values > 0)  # a logarithmic axis has no place for 0
+    table = pd.DataFrame(dict.fromkeys(("estimate", "low", "high"), seen)).assign(words="none at all")
+    return table.rename_axis("operator").to_xarray()
 
 
 def judged(ratios: xr.Dataset) -> str:
