@@ -57,7 +57,7 @@ def trade_offs(points: pd.DataFrame, *, title: str, across: str, up: str, only: 
     ticks = [tick for tick in (0.1, 1, 10, 100, 1000, 10000) if np.log10(tick) < right]
     figure.update_xaxes(type="log", range=[left, right], tickvals=[LEAST, *ticks], ticktext=["0", *map(str, ticks)])
     figure.update_yaxes(range=[low, high]).update_yaxes(title={"text": up}, col=1)
-    figure.update_xaxes(title={"text": across, "standoff": 8}, col=1)
+    figure.update_xaxes(title={"text": across, "standoff": 8, "font": {"size": 12}}, col=1)
     legend = {"orientation": "h", "y": -0.22, "x": 0}
     quiet(figure, title=title, height=TALL + (170 if only is None and len(groups) > 1 else 130))
     return figure.update_layout(legend=legend, margin={"b": figure.layout.height - TALL - 70, "t": 70})
@@ -78,7 +78,7 @@ def _labels(
         same = [k for k in left if np.abs(at[k] - at[left[0]]).max() < 4]
         left = [k for k in left if k not in same]
         text = ", ".join(names[k] for k in same)
-        if LETTER * len(text) > room[0] / 2:
+        if len(same) > 2 and LETTER * len(text) > room[0] / 2:
             text = f"{names[same[0]]} and {len(same) - 1} more"
         wide = LETTER * len(text)
         for dx, dy in _places(wide):

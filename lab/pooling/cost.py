@@ -202,7 +202,8 @@ def beside(stored: Mapping[str, pd.DataFrame], other: str) -> dict[str, xr.Datas
     worst = pd.concat([panel["estimate"].to_series() for panel in panels.values()], axis=1).max(axis=1)
     family = worst.index.str.split().str[0]
     order = worst.groupby(family, sort=False).apply(lambda w: w.sort_values(ascending=False)).index.get_level_values(-1)
-    return {heading: panel.reindex(operator=order) for heading, panel in panels.items()}
+    blank = {"words": "not measured"}
+    return {heading: panel.reindex(operator=order, fill_value=blank) for heading, panel in panels.items()}
 
 
 def measured(panels: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
@@ -261,6 +262,6 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def _beside(row: dict, other: str) -> str:
     if row[f"{other}_missing"]:
-        return "not\u00a0measured"
+        return "not measured"
     both = (row[f"{other}_{way}_ratio"] for way in ("forward", "backward"))
     return ", ".join("no gradient" if math.isnan(r) else f"{r:.2f}{SLOWER if r > 1 else ''}" for r in both)
