@@ -102,3 +102,15 @@ def test_numbers_without_a_range_have_one_of_no_width():
     for name in ("estimate", "low", "high"):
         assert alone[name].sel(operator=["a", "b"]).values.tolist() == [3.0, 2.0]
     assert np.isnan(alone["estimate"].sel(operator="c"))
+
+
+def test_an_operator_newer_than_the_tables_has_a_row_that_says_so(stored):
+    known = ["tokens min", "maps soft"]
+    panels = cost.beside(stored, "eager", known)
+    for panel in panels.values():
+        assert list(panel["operator"].values) == ["tokens mean", "tokens gsp", "tokens min", "maps soft"]
+        assert panel["words"].sel(operator="tokens min") == "not measured"
+    lines = cost.missing(stored["gpu"], known).splitlines()
+    assert lines[-1] == "- not in this table at all: `tokens min`, `maps soft`"
+    assert "not in this table" not in cost.missing(stored["slow cpu"], ["tokens mean"])
+    assert {"tokens mean", "layers mean", "maps soft"} <= set(cost.labels())

@@ -7,7 +7,7 @@ stored("benchmarks/results")                       what benchmarks/pooling.py me
 
 import json
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,8 +189,17 @@ def ratios(table: pd.DataFrame, other: str, way: str) -> xr.Dataset:
     return pd.DataFrame(lines, columns=["operator", *ends, "words"]).set_index("operator").to_xarray()
 
 
-def beside(stored: Mapping[str, pd.DataFrame], other: str) -> dict[str, xr.Dataset]:
-    """ratios of every device that has any, both ways, {heading: dataset}; the slowest of a family stand on top."""
+def labels() -> list[str]:
+    """All operators of the registries, named as in the tables."""
+    families = {"tokens": POOLS, "layers": LAYER_POOLS, "maps": MAP_POOLS}
+    return [f"{family} {name}" for family, registry in families.items() for name in registry]
+
+
+def beside(stored: Mapping[str, pd.DataFrame], other: str, known: Sequence[str] = ()) -> dict[str, xr.Dataset]:
+    """ratios of every device that has any, both ways, {heading: dataset}; the slowest of a family stand on top.
+
+    known: operators that have a row even where no table has one.
+    """
     panels = {
         f"{device}: {way}": ratios(table, other, way)
         for device, table in stored.items()
@@ -200,6 +209,7 @@ def beside(stored: Mapping[str, pd.DataFrame], other: str) -> dict[str, xr.Datas
     if not panels:
         return {}
     worst = pd.concat([panel["estimate"].to_series() for panel in panels.values()], axis=1).max(axis=1)
+    worst = worst.reindex([*worst.index, *(name for name in known if name not in worst.index)])
     family = worst.index.str.split().str[0]
     order = worst.groupby(family, sort=False).apply(lambda w: w.sort_values(ascending=False)).index.get_level_values(-1)
     blank = {"words": "not measured"}
@@ -228,14 +238,19 @@ def judged(ratios: xr.Dataset) -> str:
     return said + (f" (slowest: `{seen['estimate'].idxmax()}`, {worst:.1f} times)" if worst > 1 else "")
 
 
-def missing(table: pd.DataFrame) -> str:
-    """What a device's table has no ratio for, and why: a line of Markdown for each variant and reason."""
+def missing(table: pd.DataFrame, known: Sequence[str] = ()) -> str:
+    """What a device's table has no ratio for, and why: a line of Markdown for each variant and reason.
+
+    known: operators that should have a row.
+    """
     named = table.assign(operator=table["family"] + " " + table["name"])
     lines = []
     for other in OTHERS:
         for why, rows in named[named[f"{other}_missing"] != ""].groupby(f"{other}_missing", sort=False):
             whom = ", ".join(f"`{name}`" for name in rows["operator"].unique())
             lines.append(f"- beside {other}, {len(rows)} of {len(table)} rows ({why}): {whom}")
+    if absent := [f"`{name}`" for name in known if name not in set(named["operator"])]:
+        lines.append(f"- not in this table at all: {', '.join(absent)}")
     return "\n".join(lines) or "Nothing: every row has every ratio."
 
 
