@@ -94,6 +94,38 @@ def test_the_square_root_mean_of_a_text_read_twice_is_sqrt_2_as_long(states):
     torch.testing.assert_close(anatomy.sensitivity(built("sqrt_mean"), x, mask)["length"], want)
 
 
+def test_reading_backwards_moves_only_pools_that_know_places(states):
+    x, mask = states
+    assert anatomy.sensitivity(built("mean"), x, mask)["order"].max() < 1e-12
+    y = built("first")(x, mask)
+    unit = (y - y.mean(0)).square().sum(1).mean().sqrt()
+    want = (built("last")(x, mask) - y).norm(dim=1) / unit
+    torch.testing.assert_close(anatomy.sensitivity(built("first"), x, mask)["order"], want)
+
+
+def test_what_moves_a_mean_of_layers_by_hand():
+    h = torch.randn(4, 3, D, dtype=torch.float64)
+    moved = anatomy.layer_sensitivity(gallery.layer_pools(D, 4)["mean"].double(), h, factor=3.0)
+    unit = (h.mean(0) - h.mean((0, 1))).square().sum(1).mean().sqrt()
+    torch.testing.assert_close(moved["outlier"], 2 * h[1].norm(dim=1) / 4 / unit)  # the second of four
+    assert moved["order"].max() < 1e-12
+    picked = anatomy.layer_sensitivity(gallery.layer_pools(D, 4)["pick"].double(), h)
+    assert picked["order"].min() > 0.01
+    assert not picked["outlier"].any()
+
+
+def test_what_moves_a_mean_over_a_map_by_hand():
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    pool = nn.AvgPool2d(4)
+    moved = anatomy.map_sensitivity(pool, x, factor=3.0)
+    y = x.mean((2, 3))
+    unit = (y - y.mean(0)).square().sum(1).mean().sqrt()
+    torch.testing.assert_close(moved["outlier"], 2 * x[:, :, 2, 2].norm(dim=1) / 16 / unit)
+    torch.testing.assert_close(moved["shift"], (x[..., 0] - x[..., 3]).sum(2).norm(dim=1) / 16 / unit)
+    flat = torch.ones_like(x) * torch.tensor([1.0, 2.0, 4.0])[:, None, None, None]
+    assert not anatomy.map_sensitivity(pool, flat)["shift"].any()
+
+
 class Careless(nn.Module):
     """A mean that multiplies by the mask, so that NaN in padding leaks."""
 

@@ -44,35 +44,3 @@ def test_heat_table_draws_families_of_rows():
 def test_a_constant_column_has_one_colour():
     figure = plots.heat_table(pd.DataFrame({"x": [2.0, 2.0]}), title="t", rows="r", columns="c")
     np.testing.assert_allclose(figure.data[0].z, 0)
-
-
-def test_token_shares_are_drawn_against_the_equal_share():
-    shares = pd.DataFrame([[0.25, 0.25, 0.25, 0.25], [1.0, 0, 0, 0], [0.0] * 4], index=["mean", "first", "none"])
-    figure = plots.token_shares(shares, ["the", EVIL, "cat", "cat"], title="t")
-    (heat,) = figure.data
-    np.testing.assert_allclose(heat.z, [[0] * 4, [2, -3, -3, -3], [np.nan] * 4])
-    assert heat.text.tolist()[1] == ["1.000", "0.000", "0.000", "0.000"]
-    assert figure.layout.xaxis.ticktext == ("the", "&lt;script&gt;alert(1)&lt;/script&gt;", "cat", "cat")
-    assert [(a.text, a.y) for a in figure.layout.annotations] == [("passes no gradient to its tokens", 2)]
-    assert safe(figure)
-    with pytest.raises(ValueError, match="got 4 shares and 3 tokens"):
-        plots.token_shares(shares, ["the", "black", "cat"], title="t")
-
-
-def test_image_grid_gives_each_image_a_place_a_heading_and_a_scale():
-    images = {EVIL: np.eye(2), "b": 4 * np.eye(3), "c": -np.eye(2)}
-    figure = plots.image_grid(images, title="t", across=2)
-    assert [heat.z.shape for heat in figure.data] == [(2, 2), (3, 3), (2, 2)]
-    assert [(heat.zmin, heat.zmax) for heat in figure.data] == [(0, 1), (0, 4), (-1, 0)]
-    assert [a.text for a in figure.layout.annotations] == ["&lt;script&gt;alert(1)&lt;/script&gt;", "b", "c"]
-    assert len({heat.xaxis for heat in figure.data}) == 3
-    assert {axis.autorange for axis in figure.select_yaxes()} == {"reversed"}
-    assert safe(figure)
-    one = plots.image_grid(images, title="t", shared=True)
-    assert {(heat.zmin, heat.zmax) for heat in one.data} == {(-1, 4)}
-    centred = plots.image_grid(images, title="t", symmetric=True)
-    assert [(heat.zmin, heat.zmax) for heat in centred.data] == [(-1, 1), (-4, 4), (-1, 1)]
-    with pytest.raises(ValueError, match=r"images must be \[H, W\]"):
-        plots.image_grid({"a": np.zeros(3)}, title="t")
-    with pytest.raises(ValueError, match="one or more"):
-        plots.image_grid({}, title="t")

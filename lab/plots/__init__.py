@@ -2,7 +2,19 @@
 
 from lab.plots.bars import ratio_dots
 from lab.plots.curves import layer_curves
-from lab.plots.grids import heat_table, image_grid, token_shares
+from lab.plots.grids import heat_table
+from lab.plots.images import image_grid
 from lab.plots.maps import point_maps
+from lab.plots.shares import place_shares, token_shares
+from lab.plots.trade import trade_offs
 
-__all__ = ["heat_table", "image_grid", "layer_curves", "point_maps", "ratio_dots", "token_shares"]
+__all__ = [
+    "heat_table",
+    "image_grid",
+    "layer_curves",
+    "place_shares",
+    "point_maps",
+    "ratio_dots",
+    "token_shares",
+    "trade_offs",
+]

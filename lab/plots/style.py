@@ -8,6 +8,8 @@ COLOURS = (
     *("#882255", "#44AA99", "#AA4499", "#6699CC", "#DDAA33", "#117733", "#BB5566", "#888888"),
 )
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+# blue below, orange above: told apart by all readers; grey-white in the middle
+SPLIT = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f5f5f0"], [0.75, "#fdb863"], [1, "#b35806"]]
 _GRID = "rgba(128,128,128,0.25)"  # readable on white and on black
 
 

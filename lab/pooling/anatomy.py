@@ -73,24 +73,51 @@ def sensitivity(
 
     padding   NaN padding is put in front and behind; inf where it leaks
     length    the row is read twice over, x_1 .. x_n x_1 .. x_n
+    order     the row is read backwards, x_n .. x_1
     outlier   the state of the middle token, number ceil(n / 2), is multiplied by `factor`
-
-    The unit, sqrt(mean_b |y_b - mean y|^2), leaves out what a pool adds to every row alike. ValueError: rows that
-    cannot have one, fewer than two.
     """
-    if len(x) < 2:
-        raise ValueError(f"the spread of the results is the unit, so two rows or more are needed; got {len(x)}")
     nothing, none = x.new_full((len(x), 3, x.shape[2]), torch.nan), mask.new_zeros(len(x), 3)
     middle = positions(mask) == ((counts(mask) + 1) // 2)[:, None]
     changed = {
         "padding": (torch.cat([nothing, x, nothing], 1), torch.cat([none, mask, none], 1)),
         "length": (torch.cat([x, x], 1), torch.cat([mask, mask], 1)),
+        "order": (x.flip(1), mask.flip(1)),
         "outlier": (torch.where((middle & mask)[..., None], factor * x, x), mask),
     }
-    with torch.no_grad():
-        y = pool(x, mask)
-        unit = (y - y.mean(0)).square().sum(1).mean().sqrt()
-        moved = {name: torch.linalg.vector_norm(pool(*given) - y, dim=1) for name, given in changed.items()}
+    return _moved(pool, (x, mask), changed)
+
+
+def layer_sensitivity(
+    pool: nn.Module, h: Float[Tensor, "L B D"], factor: float = 20.0
+) -> dict[str, Float[Tensor, " B"]]:
+    """sensitivity to the order of layers, the last first, and to an outlier, layer ceil(L / 2) of L times `factor`."""
+    loud = h.clone()
+    loud[(len(h) - 1) // 2] *= factor
+    return _moved(lambda h: over_layers(pool, h), (h,), {"order": (h.flip(0),), "outlier": (loud,)})
+
+
+def map_sensitivity(
+    pool: nn.Module, x: Float[Tensor, "B C H W"], factor: float = 20.0
+) -> dict[str, Float[Tensor, " B"]]:
+    """sensitivity to a shift of the map one place to the right, its left edge repeated, and to an outlier: the place in
+    the middle (H // 2, W // 2) times `factor`."""
+    loud = x.clone()
+    loud[:, :, x.shape[2] // 2, x.shape[3] // 2] *= factor
+    shifted = torch.cat([x[..., :1], x[..., :-1]], -1)
+    return _moved(pool, (x,), {"shift": (shifted,), "outlier": (loud,)})
+
+
+@torch.no_grad()
+def _moved(f: Callable[..., Tensor], given: tuple, changed: dict[str, tuple]) -> dict[str, Tensor]:
+    """|f(changed) - f(given)| of each row / sqrt(mean_b |y_b - mean y|^2), a unit without what all rows share.
+
+    ValueError: rows that cannot have a unit, fewer than two.
+    """
+    y = f(*given).flatten(1)
+    if len(y) < 2:
+        raise ValueError(f"the spread of the results is the unit, so two rows or more are needed; got {len(y)}")
+    unit = (y - y.mean(0)).square().sum(1).mean().sqrt()
+    moved = {name: torch.linalg.vector_norm(f(*other).flatten(1) - y, dim=1) for name, other in changed.items()}
     # a pool that gives every row the same has no unit: unmoved is 0 all the same
     return {name: torch.where(d == 0, d, d / unit).nan_to_num(torch.inf) for name, d in moved.items()}
 

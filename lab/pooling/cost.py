@@ -2,15 +2,11 @@
 
 for case in cases(SMALL): moved(case)              bytes: the fewest possible, the textbook's, ours
 against_textbook(cases(SMALL), rounds=5)           seconds, as ratios, on this machine
-stored("benchmarks/results")                       what benchmarks/pooling.py measured, device by device
 """
 
-import json
-import math
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -41,7 +37,6 @@ class Sizes(NamedTuple):
     maps: tuple[int, int, int, int]  # B C H W
 
 
-OTHERS = ("eager", "compile", "peer")
 TINY = Sizes(tokens=(2, 8, 16), layers=(3, 4, 16), maps=(1, 4, 8, 8))
 SMALL = Sizes(tokens=(16, 128, 384), layers=(7, 32, 384), maps=(4, 32, 56, 56))
 LARGE = Sizes(tokens=(32, 256, 384), layers=(7, 64, 384), maps=(8, 64, 56, 56))
@@ -159,58 +154,3 @@ def against_textbook(these: Iterable[Case], rounds: int) -> xr.Dataset:
     }
     axes = {"operator": list(steps), "way": ["forward", "backward"]}
     return xr.Dataset({end: (tuple(axes), table) for end, table in values.items()}, axes).rename(median="estimate")
-
-
-def stored(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """{device: what benchmarks/pooling.py stored about it, a row for each operator}; nothing there, nothing here."""
-    found = {}
-    for path in sorted(Path(folder).glob("pooling-*.json")):
-        if path.name.startswith("pooling-some-"):  # a run of a few operators
-            continue
-        run = json.loads(path.read_text(encoding="utf-8"))
-        table = pd.DataFrame(run["rows"])
-        table.attrs = {name: value for name, value in run.items() if name != "rows"}
-        found[run["device"]] = table
-    return found
-
-
-def ratios(table: pd.DataFrame, way: str, others: tuple[str, ...] = OTHERS) -> xr.Dataset:
-    """One device's stored ratios: estimate, low, high [operator, against], the largest first size and type only."""
-    first = table.drop_duplicates(["family", "name"])
-    labels = (first["family"] + " " + first["name"]).tolist()
-    empty = pd.Series(float("nan"), first.index)
-    ends = {"estimate": "", "low": "_low", "high": "_high"}
-    return xr.Dataset(
-        {
-            name: (("against", "operator"), [first.get(f"{o}_{way}_ratio{end}", empty).tolist() for o in others])
-            for name, end in ends.items()
-        },
-        {"against": list(others), "operator": labels},
-    ).transpose("operator", "against")
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A device's table as a page shows it: milliseconds, share of the copy's bandwidth, ratios or why there is none."""
-    page = pd.DataFrame(
-        {
-            "operator": table["family"] + " " + table["name"],
-            "type": table["dtype"],
-            "shape": ["x".join(map(str, shape)) for shape in table["shape"]],
-            "fwd ms": table["forward_ms"].round(2),
-            "bwd ms": table["backward_ms"].round(2),
-            "share fwd": table["forward_share"].round(2),
-            "share bwd": table["backward_share"].round(2),
-        }
-    )
-    for other in OTHERS:
-        page[f"÷ {other}"] = [_beside(row, other) for row in table.to_dict("records")]
-    return page.set_index("operator")
-
-
-def _beside(row: dict, other: str) -> str:
-    if row[f"{other}_missing"]:
-        return f"not measured: {row[f'{other}_missing']}"
-    return ", ".join(
-        "no gradient" if math.isnan(ratio) else f"{ratio:.2f}"
-        for ratio in (row[f"{other}_{way}_ratio"] for way in ("forward", "backward"))
-    )
