@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import lab
 from lab.capture.batches import Plan, Tokens, tokenize
 from lab.pooling import POOLS
+from lab.pooling.functional import segment_stats
 
 PLAIN = ["first", "last", "mean", "max", "min", "sqrt_mean", "position_mean"]  # those without weights to draw
 TEXTS = ["a singular value decomposition", "", "hello", "mean of the tokens " * 9, "x", "the last of them is here"]
@@ -43,6 +44,24 @@ def test_equals_output_hidden_states_for_every_layer_and_pool(model):
             np.testing.assert_allclose(got.h.sel(pool=pool)[:, i], one_by_one(model, text, pool), rtol=1e-4, atol=1e-4)
     assert tuple(got.normed.values) == model.normed
     assert got.tokens.values.tolist() == [len(model.tokenizer(text)["input_ids"]) for text in TEXTS]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_four_pools_come_from_one_read_where_kernels_run(packed, monkeypatch):
+    """In the interpreter, as on a GPU; and the same numbers as pool by pool."""
+    from lab.capture import reduction
+
+    model = lab.models.tiny("llama", layers=2, dim=16, heads=2)
+    reads = []
+    counted = lambda *args: reads.append(1) or segment_stats(*args)  # noqa: E731
+    monkeypatch.setattr(reduction, "segment_stats", counted)
+    monkeypatch.setattr(reduction, "by_kernel", lambda _: True)
+    got = lab.capture.states(model, TEXTS, pools=("max", "first", "mean", "last"), packed=packed, batch_tokens=999)
+    assert len(reads) == 3  # one batch, three layers
+    monkeypatch.setattr(reduction, "by_kernel", lambda _: False)
+    want = lab.capture.states(model, TEXTS, pools=("max", "first", "mean", "last"), packed=packed, batch_tokens=999)
+    np.testing.assert_allclose(got.h, want.h, rtol=1e-4, atol=1e-5)
+    assert len(reads) == 3
 
 
 def test_matches_sentence_transformers(minilm):

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.models import Loaded
-from lab.pooling import POOLS, LinearPool
-from lab.pooling.functional import weighted_sum
+from lab.pooling import POOLS, FirstPool, LastPool, LinearPool, MaxPool, MeanPool
+from lab.pooling.functional import by_kernel, segment_stats, weighted_sum
 
 Pool = Callable[[Tensor, Tensor], Tensor]
+STATS = {MeanPool: "mean", MaxPool: "max", FirstPool: "first", LastPool: "last"}  # what one read gives on a GPU
 
 
 class Reduction:
@@ -22,10 +23,14 @@ class Reduction:
         places = list(enumerate(self.pools.values()))
         self.linear = [(i, pool) for i, pool in places if isinstance(pool, LinearPool)]
         self.others = [(i, pool) for i, pool in places if not isinstance(pool, LinearPool)]
+        self.stats = [(i, STATS[type(pool)]) for i, pool in places if type(pool) in STATS]
         self._weights: tuple[Tensor, Tensor] | None = None  # the segments they belong to, and they
 
     def __call__(self, state: Tensor, segments: Tensor) -> Float[Tensor, "P B width"]:
         rows: list[Tensor | None] = [None] * len(self.pools)
+        if len(self.stats) == len(self.pools) > 1 and by_kernel(state):
+            found = segment_stats(state, segments)  # one kernel, one read
+            return torch.stack([getattr(found, name) for _, name in self.stats])
         if self.linear:
             pooled = weighted_sum(state, self._weights_of(segments, state.shape[-2]), segments)  # [B, P, D]
             for row, (i, _) in enumerate(self.linear):

@@ -15,10 +15,12 @@ from lab.kernels import layout, segment_torch
 from lab.kernels import segment_pool as kernel
 from lab.kernels import segment_stats as stats_kernel
 from lab.kernels.layout import Segments, Tokens, check, counts, is_padded, positions, to_padded, to_ragged
+from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_stats import SegmentStats
 
 __all__ = [
     "SegmentStats",
+    "by_kernel",
     "check",
     "counts",
     "is_padded",
