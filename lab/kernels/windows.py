@@ -40,10 +40,10 @@ class Windows(NamedTuple):
 
     def offsets(self, sizes: Sequence[int]) -> Iterator[tuple[int, tuple, tuple]]:
         """For each offset j in a window: the windows that have it, and the positions it stands at, as slices."""
-        axes = [[_reach(k, *axis[1:]) for k in range(axis[0])] for axis in zip(*self, sizes, strict=True)]
-        for j, reach in enumerate(itertools.product(*axes)):
-            if all(reach):
-                yield j, (..., *(r[0] for r in reach)), (..., *(r[1] for r in reach))
+        axes = [[reach(k, *axis[1:]) for k in range(axis[0])] for axis in zip(*self, sizes, strict=True)]
+        for j, parts in enumerate(itertools.product(*axes)):
+            if all(parts):
+                yield j, (..., *(p[0] for p in parts)), (..., *(p[1] for p in parts))
 
     def counts(self, sizes: Sequence[int], like: Tensor) -> Float[Tensor, "O0 O1 O2"]:
         """How many positions of the input each window has."""
@@ -55,7 +55,8 @@ class Windows(NamedTuple):
         return count
 
 
-def _reach(k: int, stride: int, padding: int, out: int, length: int) -> tuple[slice, slice] | None:
+def reach(k: int, stride: int, padding: int, out: int, length: int) -> tuple[slice, slice] | None:
+    """One axis: the windows whose offset k lies in the input, and where it lies; None if there are none."""
     low = max(0, -((k - padding) // stride))
     high = min(out, (length - 1 + padding - k) // stride + 1)
     start = low * stride - padding + k
