@@ -133,14 +133,16 @@ def _reduced(x, w, join):
         return windows.empty(x, x.shape, x.dtype).copy_(x)
     for axis in axes:  # rows first: they are dense, and fewer of them are left for the columns
         y = windows.empty(x, _resized(x, axis, w.out[axis - 2]), x.dtype)
-        # an offset that all windows have comes first, if there is one: nothing needs to be filled in before it
-        (_, first), *rest = steps = sorted(_steps(w, axis, x.shape[axis]), key=lambda step: -x[step[1]].shape[axis])
-        if x[first].shape == y.shape:
-            y.copy_(x[first])
+        # offsets that all windows have come first: where there are two, nothing needs to be filled in before them
+        steps = sorted(_steps(w, axis, x.shape[axis]), key=lambda step: -x[step[1]].shape[axis])
+        full = [i for _, i in steps[:2] if x[i].shape == y.shape]
+        if len(full) == 2:
+            join(x[full[0]], x[full[1]], out=y)
+        elif full:
+            y.copy_(x[full[0]])
         else:
             y.fill_(0 if join is torch.add else -math.inf)
-            rest = steps
-        for o, i in rest:
+        for o, i in steps[len(full) :]:
             join(y[o], x[i], out=y[o])
         x = y
     return x

@@ -154,6 +154,7 @@ def _(dy, x, logit, scale, y, kept, place, geometry, mode, eps, fused):  # noqa:
 def _save(ctx, inputs, output):
     x, logit, scale, ctx.geometry, ctx.mode, ctx.eps, _, ctx.fused = inputs
     ctx.save_for_backward(x, logit, scale, *output)
+    ctx.set_materialize_grads(False)  # no zeros in the size of what is kept
 
 
 def _differentiate(ctx, dy, *_):

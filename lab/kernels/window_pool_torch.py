@@ -2,7 +2,7 @@
 
 A weighted sum (softmax, lp) is a quotient of two sums if all windows share one shift: then each position has one
 exponential, however many windows contain it, and the gradient is one sum over windows too. That holds while the
-largest and the smallest weight of a part are within e^60 of each other, so that float32 neither over- nor underflows.
+largest and the smallest weight of a part are within e^120 of each other, so that float32 neither over- nor underflows.
 Where they are not, and for dsc, whose weights depend on the window, each offset of all windows is a slice.
 """
 
@@ -16,7 +16,7 @@ from lab.kernels.window_boxes import largest, scatter, spread, total, winner
 from lab.kernels.windows import Windows
 
 FEW = 2**16  # elements of x; of fewer, torch's pool is done before a custom op has begun (150 us)
-RANGE = 60.0  # e^60 = 1e26: float32 ends at 1e38, which leaves 1e12 for the gradient
+RANGE = 60.0  # a weight lies in e^-60 .. e^60 = 1e26: float32 ends at 1e38, which leaves 1e12 for the gradient
 
 
 def dense(x: Tensor, at: tuple) -> Tensor:
@@ -65,7 +65,7 @@ def forward(x, logit, scale, w, n, mode, eps, y, kept, place):
         case "softmax":
             _softmax(x, x if logit is None else logit.to(x.dtype), w, y, kept)
         case "lp":
-            _power_mean(x.clamp(min=eps), scale.view(-1, 1, 1, 1), w, n, y, kept)
+            _power_mean(x.clamp(min=eps), scale.view(-1, 1, 1, 1), w, n, eps, y, kept)
         case "dsc":
             _dsc(x, w, n, y, kept)
 
@@ -99,14 +99,20 @@ def backward(dy, x, logit, scale, y, kept, place, w, n, mode, eps, dx, dlogit):
             dx.copy_(_dsc_backward(dy, x, y.to(x.dtype), kept, w))
 
 
-def _softmax(x, g, w, y, kept):
+def _shares_a_shift(g):
+    """The middle of the logits, and whether all are close to it; not if one is infinite or NaN."""
     low, high = (v.item() for v in g.aminmax())
-    if high - low <= RANGE:
-        e = (g - high).exp_()
+    return low + (high - low) / 2, high - low <= 2 * RANGE
+
+
+def _softmax(x, g, w, y, kept):
+    middle, shared = _shares_a_shift(g)
+    if shared:
+        e = (g - middle).exp_()
         mass = total(e, w)
         y.copy_(total(e.mul_(x), w).div_(mass))
         if len(kept):
-            kept[0] = mass.log_().add_(high)
+            kept[0] = mass.log_().add_(middle)
         return
     top = largest(g, w)
     top.masked_fill_(top == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
@@ -123,10 +129,10 @@ def _softmax(x, g, w, y, kept):
 def _softmax_backward(dy, x, logit, y, log_mass, w):
     """w_i (1 + x_i - y) dy of SoftPool; of a logit, w_i dy along x and w_i (x_i - y) dy along the logit."""
     g = x if logit is None else logit.to(x.dtype)
-    low, high = (v.item() for v in g.aminmax())
-    if high - low <= RANGE:
-        e = (g - high).exp_()
-        push = dy * (high - log_mass).exp_()
+    middle, shared = _shares_a_shift(g)
+    if shared:
+        e = (g - middle).exp_()
+        push = (middle - log_mass).exp_().mul_(dy)
         along = spread(push, w, x)
         dg = (x * along).sub_(spread(push.mul_(y), w, x)).mul_(e)
         along.mul_(e)
@@ -139,47 +145,46 @@ def _softmax_backward(dy, x, logit, y, log_mass, w):
     return (dx.add_(dg), None) if logit is None else (dx, dg)
 
 
-def _shares_a_power(x, s):
-    """The largest value of a part, and whether (x / it)^s and the slopes x^(s-1) stay in range."""
-    low, high = (v.item() for v in x.aminmax())
+def _shares_a_power(x, s, eps):
+    """The middle of eps and the largest x, on the scale of logarithms, and whether powers s and s - 1 of x / it fit."""
+    high = x.amax().item()
+    middle = math.sqrt(eps) * math.sqrt(high)
     steep = max(s.max().item(), (s - 1).abs().max().item())
-    return high, math.log(high / low) * steep <= RANGE if high < math.inf else False
+    return middle, high < math.inf and math.log(high / middle) * steep <= RANGE
 
 
-def _power_mean(x, s, w, n, y, kept):
-    """Keeps y, unrounded, and its slope along s. x >= eps."""
-    high, shared = _shares_a_power(x, s)
+def _power_mean(x, s, w, n, eps, y, kept):
+    """Keeps y, unrounded, and its slope along s. x >= eps, and free to be written over."""
+    top, shared = _shares_a_power(x, s, eps)
     if shared:
-        u = x / high
-        e = u.pow(s)
-        mass = total(e, w).div_(n)
-        spread_out = total(e.mul_(u.log_()), w).div_(n) if len(kept) > 1 else None
-        root = mass.pow(1 / s)
-        top = torch.full_like(root, high) if len(kept) > 1 else high
+        e = x.div_(top)
+        log_u = e.log() if len(kept) > 1 else None
+        mass = total(e.pow_(s), w)
+        lean = total(e.mul_(log_u), w) if len(kept) > 1 else None
     else:
         top = largest(x, w)
-        mass, spread_out = torch.zeros_like(top), torch.zeros_like(top)
+        mass, lean = torch.zeros_like(top), torch.zeros_like(top)
         for _, o, i in w.offsets(x.shape[2:]):
             u = dense(x, i).div_(top[o]).log_()
             e = (u * s).exp_()
             mass[o] += e
-            spread_out[o].addcmul_(e, u)
-        mass /= n
-        spread_out /= n
-        root = mass.pow(1 / s)
-    y.copy_(root * top)
-    if len(kept):
-        kept[0] = root * top
+            lean[o].addcmul_(e, u)
     if len(kept) > 1:
-        kept[1] = root * top / s * (spread_out / mass - root.log())
+        lean /= mass
+    root = mass.div_(n).pow_(1 / s)  # y / top
+    if len(kept) > 1:
+        kept[1] = lean.sub_(root.log()).mul_(root).mul_(top / s)
+    y.copy_(root.mul_(top))
+    if len(kept):
+        kept[0] = root
 
 
 def _power_mean_backward(push, x, s, y, w, eps):
     """(x_i / y)^(s-1) push, zero below eps."""
     v = x.clamp(min=eps)
-    high, shared = _shares_a_power(v, s)
+    middle, shared = _shares_a_power(v, s, eps)
     if shared:
-        dx = spread((y / high).pow_(1 - s).mul_(push), w, x).mul_((v / high).pow_(s - 1))
+        dx = spread((y / middle).pow_(1 - s).mul_(push), w, x).mul_(v.div_(middle).pow_(s - 1))
     else:
         dx, log_y = torch.zeros_like(x), y.log()
         for _, o, i in w.offsets(x.shape[2:]):

@@ -49,9 +49,9 @@ class Windows(NamedTuple):
         """How many positions of the input each window has."""
         count = like.new_ones(())
         for kernel, stride, padding, out, length in zip(*self, sizes, strict=True):
-            low = torch.arange(out, device=like.device) * stride - padding
-            here = (low + kernel).clamp(max=length) - low.clamp(min=0)
-            count = count[..., None] * here.to(like.dtype)
+            lows = range(-padding, out * stride - padding, stride)
+            here = [min(low + kernel, length) - max(low, 0) for low in lows]
+            count = count[..., None] * like.new_tensor(here)
         return count
 
 

@@ -109,4 +109,4 @@ class ReLUP(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        return x.clamp(min=self.alpha)
+        return nn.functional.threshold(x, self.alpha, self.alpha)  # its gradient is vectorised, clamp's is not
