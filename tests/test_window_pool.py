@@ -444,7 +444,7 @@ def test_every_mode_compiles_in_one_graph_for_any_size(monkeypatch, tmp_path):
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from lab.kernels import window_filters, window_pool_triton
+from lab.kernels import window_filters_triton, window_pool_triton
 STRIDES, SIZES = ("i32",) * 5, ("i32",) * 3
 PAIRS = dict(K=(1, 3, 3), S=(1, 2, 2), P=(0, 1, 1), LAST=False, ROWS=4, COLS=128)
 
@@ -468,8 +468,8 @@ for mode, own in (("mean", True), ("max", True), ("lp", True), ("softmax", True)
     build(window_pool_triton.forward, both, MODE=mode, OWN=own, KEEP=3 if mode == "dsc" else 1)
     build(window_pool_triton.backward, both, MODE=mode, OWN=own)
 for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
-    build(window_filters._forward, both, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
-    build(window_filters._backward, both, MODE=mode, R=rows)
+    build(window_filters_triton.forward, both, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
+    build(window_filters_triton.backward, both, MODE=mode, R=rows)
 """
 
 

@@ -19,14 +19,14 @@ from lab.kernels.windows import Windows
 def total(x: Float[Tensor, "B C L0 L1 L2"], w: Windows) -> Float[Tensor, "B C O0 O1 O2"]:
     """Every window's sum."""
     if _is_torchs(x, w):
-        return torch.nn.functional.avg_pool2d(x[:, :, 0], *_arguments(x, w), divisor_override=1)[:, :, None]
+        return _settled(x, torch.nn.functional.avg_pool2d(x[:, :, 0], *_arguments(x, w), divisor_override=1))
     return _reduced(x, w, torch.add)
 
 
 def largest(x: Float[Tensor, "B C L0 L1 L2"], w: Windows) -> Float[Tensor, "B C O0 O1 O2"]:
     """Every window's maximum; NaN if any value is."""
     if _is_torchs(x, w):
-        return torch.nn.functional.max_pool2d(x[:, :, 0], *_arguments(x, w, dilation=1))[:, :, None]
+        return _settled(x, torch.nn.functional.max_pool2d(x[:, :, 0], *_arguments(x, w, dilation=1)))
     return _reduced(x, w, torch.maximum)
 
 
@@ -41,8 +41,8 @@ def winner(
     if _is_torchs(x, w):
         arguments = _arguments(x, w, dilation=1)
         top, at = torch.nn.functional.max_pool2d(x[:, :, 0], *arguments, return_indices=True)
-        return top[:, :, None], at[:, :, None]
-    plane = math.prod(x.shape[2:])
+        return _settled(x, top), _settled(x, at)
+    given, plane = x, math.prod(x.shape[2:])
     exact = x.dtype if plane < 2 ** (24 if x.dtype == torch.float32 else 53) else torch.float64
     at = torch.arange(plane, device=x.device, dtype=exact).view(1, 1, *x.shape[2:])
     for axis in (4, 3, 2):  # the first of equals in the order of the memory: columns, then rows
@@ -57,7 +57,7 @@ def winner(
             torch.maximum(place[o], newer, out=place[o])
             torch.maximum(top[o], v, out=top[o])
         x, at = top, place
-    return x, at.expand(x.shape).long()
+    return windows.empty(x, x.shape, x.dtype).copy_(x) if x is given else x, at.expand(x.shape).long()
 
 
 def spread(d: Float[Tensor, "B C O0 O1 O2"], w: Windows, like: Float[Tensor, "B C L0 L1 L2"]) -> Tensor:
@@ -90,6 +90,13 @@ def scatter(d: Float[Tensor, "B C O0 O1 O2"], at: Int[Tensor, "B C O0 O1 O2"], i
 
 def _is_torchs(x, w):
     return x.shape[2] == 1 and _is_trivial(w, 2, 1) and windows.is_channels_last(x)
+
+
+def _settled(x, y):
+    """y [B, C, O1, O2] of torch's pool as [B, C, 1, O1, O2], its channels where x has them: torch may differ for a row."""
+    here = windows.empty(x, (*y.shape[:2], 1, *y.shape[2:]), y.dtype)
+    y = y[:, :, None]
+    return y if y.stride() == here.stride() else here.copy_(y)
 
 
 def _arguments(x, w, **dilation):

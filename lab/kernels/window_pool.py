@@ -76,7 +76,7 @@ def _reduce(
         return y, kept, place
     if not fused:
         n = w.counts(x.shape[2:], kept)
-        for part in _parts(y):
+        for part in windows.parts(y):
             own_logit, planes = None if logit is None else logit[part], (kept[:, part], place[:, part])
             window_pool_torch.forward(x[part], own_logit, scale, w, n, mode, eps, y[part], *planes)
         return y, kept, place
@@ -90,12 +90,6 @@ def _reduce(
         K=w.kernel, S=w.stride, P=w.padding, LAST=last, ROWS=ROWS, COLS=COLS,
     )  # fmt: skip
     return y, kept, place
-
-
-def _parts(y: Tensor) -> list[slice]:
-    """Slices of the batch whose intermediate results stay in a core's cache: 2^16 windows, or one example."""
-    step = max(1, 2**16 // max(1, y[0].numel()))
-    return [slice(b, b + step) for b in range(0, len(y), step)]
 
 
 def _outputs(x, w, mode, keep, fused):
@@ -122,7 +116,7 @@ def _reduce_backward(
         return dx, dlogit
     if not fused:
         n = w.counts(x.shape[2:], kept)
-        for part in _parts(y):
+        for part in windows.parts(y):
             own_logit, grad_logit = (None, dlogit) if logit is None else (logit[part], dlogit[part])
             window_pool_torch.backward(
                 dy[part], x[part], own_logit, scale, y[part], kept[:, part], place[:, part], w, n, mode, eps, dx[part],
@@ -158,6 +152,8 @@ def _save(ctx, inputs, output):
 
 
 def _differentiate(ctx, dy, *_):
+    if dy is None:  # as nothing is made up for it
+        return (None,) * 8
     x, logit, scale, y, kept, place = ctx.saved_tensors
     dx, dlogit = _reduce_backward(dy, x, logit, scale, y, kept, place, ctx.geometry, ctx.mode, ctx.eps, ctx.fused)
     dscale = None

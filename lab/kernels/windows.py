@@ -123,6 +123,12 @@ def empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return x.new_empty((*front, B, O0, O1, O2, C), dtype=dtype).movedim(-1, -4)
 
 
+def parts(y: Tensor) -> list[slice]:
+    """Slices of the batch whose intermediate results stay in a core's cache: 2^16 windows, or one example."""
+    step = max(1, 2**16 // max(1, y[0].numel()))
+    return [slice(b, b + step) for b in range(0, len(y), step)]
+
+
 def unfold(x: Float[Tensor, "B C L0 L1 L2"], w: Windows) -> tuple[Float[Tensor, "B C O0 O1 O2 K"], Tensor]:
     """Every window's values, zero outside of the input, and a bool [O0, O1, O2, K] that says what is inside.
 
