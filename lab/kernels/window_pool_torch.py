@@ -30,7 +30,7 @@ def is_torchs(x: Tensor, mode: str) -> bool:
 
 
 def torchs(x: Tensor, mode: str, w: Windows, ceil_mode: bool) -> Tensor:
-    """mean or max of x [B, C, *spatial] by torch's own pool: the same windows, ties, NaN and padding that is no value."""
+    """mean or max of x [B, C, *spatial] by torch's own pool: the same windows and ties, and padding is no value."""
     d = x.ndim - 2
     kernel, stride, padding = (part[-d:] for part in w[:3])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # so that half gradients are summed in float32
