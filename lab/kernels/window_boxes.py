@@ -93,7 +93,7 @@ def _is_torchs(x, w):
 
 
 def _settled(x, y):
-    """y [B, C, O1, O2] of torch's pool as [B, C, 1, O1, O2], channels where x has them: of one row torch may move them."""
+    """y [B, C, O1, O2] of torch's pool as [B, C, 1, O1, O2], channels where x has them, which torch may not keep."""
     here = windows.empty(x, (*y.shape[:2], 1, *y.shape[2:]), y.dtype)
     y = y[:, :, None]
     return y if y.stride() == here.stride() else here.copy_(y)
