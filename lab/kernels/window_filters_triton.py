@@ -29,6 +29,7 @@ def forward(
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     b, c, o0, o1, o2, real = windows.tile(rows, C, out, LAST, ROWS, COLS)
+    plane = tl.cast(plane, tl.int64)  # six of them may be more than 2^31 elements
     N: tl.constexpr = K[0] * K[1] * K[2]
     zero = tl.zeros([ROWS, COLS], tl.float32)
     top, place, total = zero - float("inf"), zero, zero  # [ROWS, COLS]
@@ -40,7 +41,7 @@ def forward(
         v = tl.load(windows.address(x, x_at, b, c, i0, i1, i2), mask=inside, other=0.0).to(tl.float32)
         weights = tl.load(weight + ids * N + j, mask=ids < R, other=0.0)
         if MODE == "poset":
-            z += tl.where(weights == 0, 0.0, weights * v[None])  # a filter does not see what it leaves out
+            z += weights * tl.where(weights == 0, 0.0, v[None])  # a filter does not see what it leaves out
         else:
             z += weights * v[None]
         if MODE == "gated":
@@ -93,6 +94,7 @@ def backward(
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     b, c, i0, i1, i2, real = windows.tile(rows, C, size, LAST, ROWS, COLS)
+    plane = tl.cast(plane, tl.int64)
     T0: tl.constexpr = (K[0] + S[0] - 1) // S[0]
     T: tl.constexpr = T0 * ((K[1] + S[1] - 1) // S[1]) * ((K[2] + S[2] - 1) // S[2])
     N: tl.constexpr = K[0] * K[1] * K[2]
@@ -130,9 +132,8 @@ def weight_gradient(
     N: tl.constexpr = K[0] * K[1] * K[2]
     d = tl.load(windows.address(dy, dy_at, b, c, o0, o1, o2), mask=real, other=0.0).to(tl.float32)
     r = tl.arange(0, R_PAD)
-    planes = (r.to(tl.int64) * plane)[:, None, None]
-    at = windows.address(kept, kept_at, b, c, o0, o1, o2)[None] + planes
-    push = tl.load(at, mask=real[None] & (r < R)[:, None, None], other=0.0) * d[None]  # [R_PAD, ROWS, COLS]
+    planes = windows.address(kept, kept_at, b, c, o0, o1, o2)[None] + (r.to(tl.int64) * plane)[:, None, None]
+    push = tl.load(planes, mask=real[None] & (r < R)[:, None, None], other=0.0) * d[None]  # [R_PAD, ROWS, COLS]
     tile = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64)
     for j in tl.range(0, N):
         i0, i1, i2, inside = windows.offset(j, o0, o1, o2, size, K, S, P)

@@ -25,8 +25,12 @@ def dense(x: Tensor, at: tuple) -> Tensor:
 
 
 def is_torchs(x: Tensor, mode: str) -> bool:
-    """Whether torch's own pool is the quicker one: the mean or maximum of few values, or of dense channels."""
-    return mode in {"mean", "max"} and (x.numel() < FEW or windows.is_channels_last(x))
+    """Whether torch's own pool is the quicker one: the mean or maximum of few values, or of dense channels.
+
+    Its mean over three axes never is, and refuses a window that is wider than the map without its padding.
+    """
+    fits = mode == "max" or (mode == "mean" and x.ndim < 5)
+    return fits and (x.numel() < FEW or windows.is_channels_last(x))
 
 
 def torchs(x: Tensor, mode: str, w: Windows, ceil_mode: bool) -> Tensor:
@@ -35,11 +39,13 @@ def torchs(x: Tensor, mode: str, w: Windows, ceil_mode: bool) -> Tensor:
     kernel, stride, padding = (part[-d:] for part in w[:3])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # so that half gradients are summed in float32
     if mode == "mean":
-        pool = (nn.functional.avg_pool1d, nn.functional.avg_pool2d, nn.functional.avg_pool3d)[d - 1]
-        y = pool(wide, kernel, stride, padding, ceil_mode, count_include_pad=False)
+        y = (nn.functional.avg_pool1d, nn.functional.avg_pool2d)[d - 1](
+            wide, kernel, stride, padding, ceil_mode, count_include_pad=False
+        )
     else:
-        pool = (nn.functional.max_pool1d, nn.functional.max_pool2d, nn.functional.max_pool3d)[d - 1]
-        y = pool(wide, kernel, stride, padding, 1, ceil_mode)
+        y = (nn.functional.max_pool1d, nn.functional.max_pool2d, nn.functional.max_pool3d)[d - 1](
+            wide, kernel, stride, padding, 1, ceil_mode
+        )
     return y.to(x.dtype)
 
 
