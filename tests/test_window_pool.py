@@ -182,6 +182,7 @@ def check_case(name, path, case, dtype):
 @every_mode
 @settings(max_examples=10)
 @given(case=cases(), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@example(case=Case((1, 2, 2), (1,), (1,), (0,), False, "channels_last"), dtype=torch.float32)  # its strides say both
 def test_value_and_gradients_match_float64(name, path, dtype, case):
     check_case(name, path, case, dtype)
 
@@ -394,6 +395,53 @@ def test_the_first_of_equal_values_has_the_gradient(path):
 
 
 @every_path
+def test_a_window_of_nothing_but_infinities_keeps_its_gradient(path):
+    """No value is above -inf, so the window's first one has the gradient, not the map's first."""
+    x = torch.zeros(1, 1, 4, 6)
+    x[..., 2:] = -torch.inf
+    with on(path):
+        (grad,) = torch.autograd.grad(window_pool(x.requires_grad_(), "max", 2)[..., 1:].sum(), x)
+    assert grad[0, 0].tolist() == [[0, 0, 1, 0, 1, 0], [0] * 6] * 2
+
+
+@every_mode
+def test_a_batch_that_is_worked_on_in_parts_is_its_examples(name):
+    """More than 2^16 windows an example: each is a part, and what is summed over windows is summed over parts."""
+    mode, other = MODES[name]
+    case = Case((3, 1, 259, 258), (3, 3), (1, 1), (1, 1), False)
+    x, other, value = inputs(name, case, torch.float32)
+    if value is not None:
+        value.requires_grad_(mode not in {"poset", "softmax"})
+
+    def of(x, value):
+        kw = {} if value is None else {other: value}
+        return window_pool(x, mode, *case.args, **kw)
+
+    with on("slices"):
+        whole = value_and_grads(of, x, value, torch.cos)
+        logits = [value] * 3 if other != "logit" else value.split(1)
+        each = [value_and_grads(of, *one, torch.cos) for one in zip(x.split(1), logits, strict=True)]
+    for got, want in zip(whole[:2], zip(*each, strict=True), strict=False):
+        torch.testing.assert_close(got, torch.cat(want))
+    if len(whole) == 3:
+        total = sum(one[2] for one in each)
+        torch.testing.assert_close(whole[2], total, rtol=1e-4, atol=1e-4 * total.abs().max().item())
+
+
+@every_path
+def test_a_half_gradient_of_many_windows_is_summed_in_float32(path):
+    """41 windows share the peak: in bfloat16 the sum of 1.0625 would stop growing by it at 32."""
+    x = torch.zeros(1, 1, 81, dtype=torch.bfloat16)
+    x[..., 40] = 1
+    x.requires_grad_()
+    for mode, share in (("max", 1), ("mean", 41)):
+        with on(path):
+            y = window_pool(x, mode, 41, 1)
+            (grad,) = torch.autograd.grad(y, x, torch.full_like(y, 1.0625))
+        assert grad[0, 0, 40].item() == pytest.approx(41 * 1.0625 / share, rel=2**-7), mode
+
+
+@every_path
 def test_nan_is_seen_not_lost(path):
     x = torch.zeros(1, 1, 2, 4)
     x[0, 0, 1, 0] = torch.nan
@@ -506,27 +554,26 @@ def test_every_mode_compiles_in_one_graph_for_any_size(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["torch", "triton"])
+@pytest.mark.parametrize("side", [1, 3])
 @pytest.mark.parametrize("mode", reductions.MODES + window_filters.MODES)
-def test_no_op_writes_to_its_inputs_or_returns_one(mode, fused):
+def test_no_op_writes_to_its_inputs_or_returns_one(mode, side, fused):
     """torch.library's schema test of the forward and the backward op; with windows of one an input is the result."""
     x = torch.randn(2, 3, 1, 5, 4)
-    for kernel in (1, 3):
-        w = windows.plan(x[:, :, 0], kernel, 1, kernel // 2, False).flat()
-        scale = torch.rand(3) if mode in {"lp", "mixed"} else None
-        reduce = x, None, scale, w, mode, 1e-6, 1 if scale is None else 2, fused
-        filters = x, torch.eye(kernel**2)[: 1 if mode == "gated" else 3].repeat(3, 1)[:3], w, mode, True, fused
-        if mode == "gated":
-            filters = x, torch.randn(1, kernel**2), w, mode, True, fused
-        for name, arguments in (("reduce", reduce), ("filter", filters)):
-            if (name == "filter") != (mode in window_filters.MODES):
-                continue
-            forward, backward = (getattr(torch.ops.lab, f"window_{name}{way}").default for way in ("", "_backward"))
-            torch.library.opcheck(forward, arguments, test_utils="test_schema")
-            y, *kept = forward(*arguments)
-            rest = (*arguments[1:3], y, *kept, w, mode, 1e-6, fused)
-            if name == "filter":
-                rest = (arguments[1], *kept, w, mode, fused, mode != "poset")
-            torch.library.opcheck(backward, (torch.randn_like(y), x, *rest), test_utils="test_schema")
+    geometry = windows.plan(x[:, :, 0], side, 1, side // 2, False).flat()
+    scale = torch.rand(3) if mode in {"lp", "mixed"} else None
+    weight = torch.rand({"gated": 1, "tree": 3, "poset": 5}.get(mode, 0), side**2)
+    if mode in window_filters.MODES:
+        forward, backward = torch.ops.lab.window_filter.default, torch.ops.lab.window_filter_backward.default
+        arguments = x, weight, geometry, mode, True, fused
+        y, *kept = forward(*arguments)
+        back = y, x, weight, *kept, geometry, mode, fused, mode != "poset"
+    else:
+        forward, backward = torch.ops.lab.window_reduce.default, torch.ops.lab.window_reduce_backward.default
+        arguments = x, None, scale, geometry, mode, 1e-6, 1 if scale is None else 2, fused
+        y, *kept = forward(*arguments)
+        back = torch.randn_like(y), x, None, scale, y, *kept, geometry, mode, 1e-6, fused
+    assert torch.library.opcheck(forward, arguments, test_utils="test_schema") == {"test_schema": "SUCCESS"}
+    assert torch.library.opcheck(backward, back, test_utils="test_schema") == {"test_schema": "SUCCESS"}
 
 
 COMPILE = """
