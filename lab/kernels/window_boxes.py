@@ -1,7 +1,7 @@
 """Sums and maxima over windows on a CPU, in torch: axis by axis, so k + k steps for a window of k x k, not k * k.
 
 Each step is one dense addition or maximum of whole slices, which torch vectorises; its own pools walk a map whose rows
-are dense window by window, and take 4 to 20 times as long. Where channels are dense they vectorise too, and are used.
+are dense window by window, and take 2 to 19 times as long. Where channels are dense they vectorise too, and are used.
 Nothing is padded. x is float32 or wider, [B, C, L0, L1, L2].
 """
 

@@ -200,15 +200,21 @@ def _power_mean_backward(push, x, s, y, w, eps):
     return torch.ops.aten.threshold_backward(dx, x, before)
 
 
-def _dice(v, m, tiny):
-    """dice(v, m) and its slopes along v and m; scaled by the larger of the two, so nothing over- or underflows."""
-    h = torch.maximum(v.abs(), m.abs())
-    none = h < tiny
-    h = h.masked_fill(none, 1)
-    a, b = v.abs() / h, m.abs() / h
-    q = (a * a + b * b).masked_fill_(none, 1)
-    slope = 2 * (b * b - a * a) / (q * q * h)
-    return (2 * a * b / q).masked_fill_(none, 1), v.sign() * b * slope, -m.sign() * a * slope
+def _dice(v, m):
+    """dice(v, m) and what its slopes are made of; scaled by the larger of the two, so nothing over- or underflows."""
+    a, b = v.abs(), m.abs()
+    h = torch.maximum(a, b)
+    none = torch.lt(h, torch.finfo(v.dtype).tiny, out=torch.empty_like(h))  # 1 where both are zero, else 0
+    h.add_(none)
+    a.div_(h)
+    b.div_(h)
+    q = (a * a).addcmul_(b, b).add_(none)
+    return (a * b).mul_(2).div_(q).add_(none), a, b, h.mul_(q).mul_(q)
+
+
+def _slope(a, b, q2h):
+    """Along v: sign(v) b times this; along m: -sign(m) a times this."""
+    return (b * b).addcmul_(a, a, value=-1).mul_(2).div_(q2h)
 
 
 def _dsc(x, w, n, y, kept):
@@ -217,23 +223,27 @@ def _dsc(x, w, n, y, kept):
     weighted, mass, slopes, pulled = (torch.zeros_like(mean) for _ in range(4))
     for _, o, i in w.offsets(x.shape[2:]):
         v = dense(x, i)
-        d, _, b = _dice(v, mean[o], torch.finfo(x.dtype).tiny)
+        d, a, b, q2h = _dice(v, mean[o])
         e = d.sub_(1).exp_()  # a coefficient is at most 1
         mass[o] += e
         weighted[o].addcmul_(e, v)
-        slopes[o].addcmul_(e, b)
-        pulled[o] += e * b * v
+        if len(kept):
+            slope = _slope(a, b, q2h).mul_(a).mul_(e)
+            slopes[o] += slope
+            pulled[o].addcmul_(slope, v)
     weighted /= mass
     y.copy_(weighted)
     if len(kept):
-        kept[0], kept[1], kept[2] = mean, 1 + mass.log(), (pulled - weighted * slopes) / (mass * n)
+        through = (weighted * slopes).sub_(pulled).mul_(mean.sign()).div_(mass).div_(n)
+        kept[0], kept[1], kept[2] = mean, mass.log_().add_(1), through
 
 
 def _dsc_backward(dy, x, y, kept, w):
     dx = spread(dy * kept[2], w, x)
     for _, o, i in w.offsets(x.shape[2:]):
         v = dense(x, i)
-        value, slope, _ = _dice(v, kept[0][o], torch.finfo(x.dtype).tiny)
-        share = (value - kept[1][o]).exp_()
-        dx[i] += dy[o] * share * (1 + (v - y[o]) * slope)
+        d, a, b, q2h = _dice(v, kept[0][o])
+        share = d.sub_(kept[1][o]).exp_().mul_(dy[o])
+        slope = _slope(a, b, q2h).mul_(b).mul_(v.sign())
+        dx[i] += (v - y[o]).mul_(slope).add_(1).mul_(share)
     return dx
