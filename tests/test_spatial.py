@@ -649,6 +649,42 @@ def test_pf_layer_is_its_convolutions_without_a_window_and_halves_with_a_stride(
     assert layer(x).shape == (2, 6, 4, 4)
 
 
+def neighbours(rows, columns, prefix, reach):
+    """[T, T] bool: which tokens a token's maximum is over, written out place by place."""
+    near = torch.eye(prefix + rows * columns, dtype=torch.bool)
+    for a, b in itertools.product(range(rows * columns), repeat=2):
+        apart = abs(a // columns - b // columns), abs(a % columns - b % columns)
+        near[prefix + a, prefix + b] = max(apart) <= reach
+    return near
+
+
+@pytest.mark.parametrize(
+    ("grid", "prefix", "kernel_size"), [(None, 0, 3), ((3, 5), 0, 3), ((4, 3), 2, 5), (None, 1, 1)]
+)
+def test_pf_token_layer_is_its_formula(grid, prefix, kernel_size):
+    rows, columns = grid or (4, 4)
+    layer = mixers.PfTokenLayer(6, 2, kernel_size, grid, prefix).double()
+    x = torch.randn(2, prefix + rows * columns, 6, dtype=torch.float64, requires_grad=True)
+    h = F.gelu(x @ layer.expand.weight.T + layer.expand.bias)
+    near = neighbours(rows, columns, prefix, kernel_size // 2)
+    most = h[:, None].masked_fill(~near[None, :, :, None], -math.inf).amax(2)
+    want = F.gelu(most) @ layer.reduce.weight.T + layer.reduce.bias
+    dy, leaves = torch.randn_like(want), [x, *layer.parameters()]
+    ours = layer(x)
+    torch.testing.assert_close(ours, want)
+    torch.testing.assert_close(torch.autograd.grad(ours, leaves, dy), torch.autograd.grad(want, leaves, dy))
+
+
+def test_pf_token_layer_sees_neighbours_and_nothing_else():
+    layer = mixers.PfTokenLayer(6, grid=(4, 5), prefix=1)
+    x = torch.randn(1, 21, 6)
+    for token, seen in ((0, [0]), (1, [1, 2, 6, 7])):  # the class token; the upper left corner
+        moved = x.clone()
+        moved[:, token] = 5.0 * torch.randn(6)
+        changed = (layer(moved) != layer(x)).any(-1)[0].nonzero().flatten().tolist()
+        assert changed == seen
+
+
 def test_inception_mixer_maps_any_size_and_its_parts_see_what_they_should():
     mixer = mixers.InceptionMixer(8, num_heads=4, attention_heads=2).eval()
     x = maps(1, 5, 7, 8)
@@ -689,6 +725,9 @@ def test_inception_mixer_maps_any_size_and_its_parts_see_what_they_should():
         (lambda: stochastic.S3Pool2d(2)(maps(1, 1, 5, 4)), r"multiples of grid_size 2; got \(5, 4\)"),
         (lambda: spatial.PoolMixer2d(4), "pool_size must be odd.*got 4"),
         (lambda: mixers.PfLayer(4, 8, kernel_size=2), "kernel_size must be odd"),
+        (lambda: mixers.PfTokenLayer(4, kernel_size=2), "kernel_size must be odd"),
+        (lambda: mixers.PfTokenLayer(4)(torch.zeros(1, 5, 4)), "0 and a square number of tokens.*got 5"),
+        (lambda: mixers.PfTokenLayer(4, grid=(2, 3), prefix=1)(torch.zeros(1, 6, 4)), "1 and 2 x 3 tokens.*got 6"),
         (lambda: mixers.InceptionMixer(10, num_heads=4), "num_heads must divide dim"),
         (lambda: spatial.SoftPool2d(5)(maps(1, 1, 4, 4)), r"must fit into the padded input, \(4, 4\)"),
     ],

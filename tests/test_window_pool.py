@@ -1,7 +1,9 @@
 """lab.kernels.window_pool: torch's path and Triton's kernel against the float64 definition, on drawn geometry."""
 
+import math
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
@@ -11,7 +13,7 @@ import triton
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from lab.kernels import window_filters, windows
+from lab.kernels import window_filters, window_pool_torch, windows
 from lab.kernels import window_pool as reductions
 from lab.kernels.window_pool import window_pool
 
@@ -27,7 +29,8 @@ MODES = {  # name here -> (mode, the one argument beside x)
     "poset": ("poset", 5),
 }
 every_mode = pytest.mark.parametrize("name", MODES)
-both_paths = pytest.mark.parametrize("path", ["torch", "triton"])
+PATHS = ["slices", "torch's own", "triton"]  # of which mean and max alone take torch's own
+every_path = pytest.mark.parametrize("path", PATHS)
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,15 @@ def definition(mode, other, w, x, value):
     return reductions.reference(x, mode, w, scale=value)
 
 
+@contextmanager
 def on(path):
-    """Triton's kernel or torch's path, by the same switch that a user's environment sets."""
-    return mock.patch.object(triton.knobs.runtime, "interpret", path == "triton" and GPU == "cpu")
+    """Triton's kernel by the same switch that a user's environment sets, or torch's path, however small x is."""
+    few = 0 if path == "slices" else window_pool_torch.FEW
+    with (
+        mock.patch.object(triton.knobs.runtime, "interpret", path == "triton" and GPU == "cpu"),
+        mock.patch.object(window_pool_torch, "FEW", few),
+    ):
+        yield
 
 
 def check_case(name, path, case, dtype):
@@ -169,10 +178,11 @@ def check_case(name, path, case, dtype):
         torch.testing.assert_close(got.double().cpu(), exact, rtol=eps, atol=atol)
 
 
-@both_paths
+@every_path
 @every_mode
 @settings(max_examples=10)
 @given(case=cases(), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@example(case=Case((1, 2, 2), (1,), (1,), (0,), False, "channels_last"), dtype=torch.float32)  # its strides say both
 def test_value_and_gradients_match_float64(name, path, dtype, case):
     check_case(name, path, case, dtype)
 
@@ -198,7 +208,7 @@ def test_kernel_at_the_edges_of_its_blocks(name, case):
 @settings(max_examples=6)
 @example(case=Case((2, 2, 5, 4), (3, 2), (2, 3), (1, 0), True))
 def test_torch_path_is_the_definition_in_float64(name, case):
-    check_case(name, "torch", case, torch.float64)
+    check_case(name, "slices", case, torch.float64)
 
 
 @every_mode
@@ -215,7 +225,7 @@ def test_gradcheck(name):
         assert torch.autograd.gradcheck(lambda x, v: window_pool(x, mode, *case.args, **{other: v}), (x, value))
 
 
-@both_paths
+@every_path
 @every_mode
 def test_half_precision_windows_accumulate_in_float32(name, path):
     mode, other = MODES[name]
@@ -233,7 +243,7 @@ def test_half_precision_windows_accumulate_in_float32(name, path):
     torch.testing.assert_close(y, want, rtol=2**-8, atol=2**-8)
 
 
-@both_paths
+@every_path
 @every_mode
 def test_nothing_is_lost_to_overflow(name, path):
     """Naive exponentials end at 88 in float32 and at 11 in half; cubes end at 40 in half."""
@@ -253,10 +263,11 @@ def test_nothing_is_lost_to_overflow(name, path):
         assert grad.isfinite().all(), (dtype, grad)
 
 
-@both_paths
+@every_path
 @every_mode
-def test_same_bits_each_time_and_inputs_unchanged(name, path):
-    case = Case((2, 2, 6, 5), (3, 3), (1, 1), (1, 1), False)
+@pytest.mark.parametrize("side", [1, 3])
+def test_same_bits_each_time_and_inputs_unchanged(name, path, side):
+    case = Case((2, 2, 6, 5), (side, side), (1, 1), (side // 2, side // 2), False)
     x, other, value = inputs(name, case, torch.float32)
     kw = {} if value is None else {other: value}
     copies = x.clone(), None if value is None else value.clone()
@@ -273,7 +284,60 @@ def test_same_bits_each_time_and_inputs_unchanged(name, path):
     assert value is None or torch.equal(value, copies[1])
 
 
-@both_paths
+@pytest.mark.parametrize("reach", [1, 59, 61, 400])
+@pytest.mark.parametrize("name", ["softmax", "logit", "lp"])
+def test_windows_share_a_shift_or_have_their_own_and_both_are_the_definition(name, reach):
+    """Logits in -reach .. reach, or values whose p-th powers are: up to e^60 float32 holds all weights on one scale."""
+    g = torch.Generator().manual_seed(reach)
+    logit = reach * (2 * torch.rand(2, 3, 9, 8, generator=g) - 1)
+    logit[:, 0, 0, :2] = torch.tensor([-reach, reach])
+    p = torch.full((3,), 20.0, dtype=torch.float64)
+    eps = math.exp(-reach / 20)
+    x = {"softmax": logit, "logit": torch.randn(2, 3, 9, 8, generator=g), "lp": (logit / 20).exp()}[name]
+    kw = {"logit": {"logit": logit}, "lp": {"p": p, "eps": eps}}.get(name, {})
+    shared = window_pool_torch._shares_a_shift(logit)[1]
+    if name == "lp":
+        shared = window_pool_torch._shares_a_power(x, p, eps)[1]
+    assert shared == (reach < 60)
+    w = windows.plan(x, 3, 2, 1, False)
+
+    def definition(x):
+        scale, score = (p, None) if name == "lp" else (None, kw["logit"].double() if kw else None)
+        return reductions.reference(x, MODES[name][0], w, score, scale, eps)
+
+    dy = 1000 * torch.randn(2, 3, 5, 4, generator=g)
+    want = value_and_grads(lambda x, _: definition(x), x.double(), None, lambda _: dy.double())
+    with on("slices"):
+        ours = value_and_grads(lambda x, _: window_pool(x, MODES[name][0], 3, 2, 1, **kw), x, None, lambda _: dy)
+    size, fine = 1 + x.abs().max().item(), torch.finfo(torch.float32).eps
+    push, steep = dy.abs().max().item() * 4, 20 if name == "lp" else size
+    torch.testing.assert_close(ours[0].double(), want[0], rtol=16 * fine, atol=16 * fine * size)
+    torch.testing.assert_close(ours[1].double(), want[1], rtol=steep * 16 * fine, atol=16 * fine * steep * push)
+
+
+def test_the_place_of_a_maximum_is_exact_in_a_large_map():
+    """From 2^24 on float32 knows only even places."""
+    x = torch.zeros(1, 1, 2**24 + 4)
+    x[0, 0, 2**24 + 1] = 1
+    with on("slices"):
+        y = window_pool(x.requires_grad_(), "max", 4, 2**12)
+        (grad,) = torch.autograd.grad(y[..., -1].sum(), x)
+    assert y[0, 0, -1] == 1
+    assert grad.flatten().nonzero().tolist() == [[2**24 + 1]]
+
+
+@every_path
+def test_a_poset_filter_does_not_see_what_it_leaves_out(path):
+    x = torch.tensor([[[[-torch.inf, 1.0], [2.0, -3.0]]]], requires_grad=True)
+    weight = torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]])
+    with on(path):
+        y = window_pool(x, "poset", 2, weight=weight)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+    assert y.item() == 3
+    assert grad.flatten().tolist() == [0, 1, 1, 0]
+
+
+@every_path
 @every_mode
 def test_without_a_gradient_nothing_is_kept(name, path):
     case = Case((1, 1, 6), (3,), (1,), (1,), False)
@@ -286,11 +350,11 @@ def test_without_a_gradient_nothing_is_kept(name, path):
     geometry = windows.plan(x, *case.args).flat()
     if MODES[name][0] in reductions.MODES and name not in {"lp", "mixed"}:
         logit = windows.lift(value.expand_as(x)) if other == "logit" else None
-        _, kept = torch.ops.lab.window_reduce(windows.lift(x), logit, None, geometry, MODES[name][0], 1e-6, 0, False)
-        assert kept.numel() == 0
+        arguments = windows.lift(x), logit, None, geometry, MODES[name][0], 1e-6, 0, False
+        assert [t.numel() for t in torch.ops.lab.window_reduce(*arguments)[1:]] == [0, 0]
 
 
-@both_paths
+@every_path
 @given(case=cases())
 @settings(max_examples=8)
 @example(case=Case((1, 1, 3), (2,), (2,), (1,), True))  # the last window would start past the input
@@ -312,7 +376,7 @@ def test_agrees_with_torch_where_torch_is_right(path, case):
         torch.testing.assert_close(ours, torch.autograd.grad((theirs * theirs.detach()).sum(), x)[0])
 
 
-@both_paths
+@every_path
 def test_lp_is_torchs_up_to_its_sum(path):
     """torch's lp_pool is (sum x^p)^(1/p), ours (mean x^p)^(1/p)."""
     x = torch.rand(2, 3, 8, 8) + 0.1
@@ -321,7 +385,7 @@ def test_lp_is_torchs_up_to_its_sum(path):
     torch.testing.assert_close(ours * 4 ** (1 / 2.5), torch.nn.functional.lp_pool2d(x, 2.5, 2))
 
 
-@both_paths
+@every_path
 def test_the_first_of_equal_values_has_the_gradient(path):
     x = torch.ones(1, 1, 2, 4, requires_grad=True)
     for mode, kw in (("max", {}), ("mixed", {"alpha": 1.0}), ("poset", {"weight": torch.eye(4)})):
@@ -330,7 +394,54 @@ def test_the_first_of_equal_values_has_the_gradient(path):
         assert grad[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]], mode
 
 
-@both_paths
+@every_path
+def test_a_window_of_nothing_but_infinities_keeps_its_gradient(path):
+    """No value is above -inf, so the window's first one has the gradient, not the map's first."""
+    x = torch.zeros(1, 1, 4, 6)
+    x[..., 2:] = -torch.inf
+    with on(path):
+        (grad,) = torch.autograd.grad(window_pool(x.requires_grad_(), "max", 2)[..., 1:].sum(), x)
+    assert grad[0, 0].tolist() == [[0, 0, 1, 0, 1, 0], [0] * 6] * 2
+
+
+@every_mode
+def test_a_batch_that_is_worked_on_in_parts_is_its_examples(name):
+    """More than 2^16 windows an example: each is a part, and what is summed over windows is summed over parts."""
+    mode, other = MODES[name]
+    case = Case((3, 1, 259, 258), (3, 3), (1, 1), (1, 1), False)
+    x, other, value = inputs(name, case, torch.float32)
+    if value is not None:
+        value.requires_grad_(mode not in {"poset", "softmax"})
+
+    def of(x, value):
+        kw = {} if value is None else {other: value}
+        return window_pool(x, mode, *case.args, **kw)
+
+    with on("slices"):
+        whole = value_and_grads(of, x, value, torch.cos)
+        logits = [value] * 3 if other != "logit" else value.split(1)
+        each = [value_and_grads(of, *one, torch.cos) for one in zip(x.split(1), logits, strict=True)]
+    for got, want in zip(whole[:2], zip(*each, strict=True), strict=False):
+        torch.testing.assert_close(got, torch.cat(want))
+    if len(whole) == 3:
+        total = sum(one[2] for one in each)
+        torch.testing.assert_close(whole[2], total, rtol=1e-4, atol=1e-4 * total.abs().max().item())
+
+
+@every_path
+def test_a_half_gradient_of_many_windows_is_summed_in_float32(path):
+    """41 windows share the peak: in bfloat16 the sum of 1.0625 would stop growing by it at 32."""
+    x = torch.zeros(1, 1, 81, dtype=torch.bfloat16)
+    x[..., 40] = 1
+    x.requires_grad_()
+    for mode, share in (("max", 1), ("mean", 41)):
+        with on(path):
+            y = window_pool(x, mode, 41, 1)
+            (grad,) = torch.autograd.grad(y, x, torch.full_like(y, 1.0625))
+        assert grad[0, 0, 40].item() == pytest.approx(41 * 1.0625 / share, rel=2**-7), mode
+
+
+@every_path
 def test_nan_is_seen_not_lost(path):
     x = torch.zeros(1, 1, 2, 4)
     x[0, 0, 1, 0] = torch.nan
@@ -343,7 +454,7 @@ def test_nan_is_seen_not_lost(path):
         assert y.isnan().tolist() == [[[[True, False]]]], name
 
 
-@both_paths
+@every_path
 def test_logits_of_minus_infinity_take_a_position_out(path):
     x = torch.tensor([[[1.0, torch.nan, 3.0, 5.0, 7.0, 9.0]]], requires_grad=True)
     logit = torch.tensor([[[0.0, -torch.inf, -torch.inf, -torch.inf, 0.0, 0.0]]], requires_grad=True)
@@ -355,7 +466,7 @@ def test_logits_of_minus_infinity_take_a_position_out(path):
     assert grads[1].tolist() == [[[0, 0, 0, 0, -0.5, 0.5]]]
 
 
-@both_paths
+@every_path
 @every_mode
 def test_an_empty_batch_stays_empty(name, path):
     x = torch.zeros(0, 2, 4, requires_grad=True)
@@ -367,7 +478,7 @@ def test_an_empty_batch_stays_empty(name, path):
         assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
-@both_paths
+@every_path
 def test_channels_last_stays_channels_last(path):
     x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
     with on(path):
@@ -414,13 +525,14 @@ for step in range(11):
 x = torch.randn(2, 3, 1, 5, 4).to(memory_format=torch.channels_last_3d).requires_grad_()
 geometry = windows.plan(x[:, :, 0], (2, 2), (2, 1), (1, 0), True).flat()
 scale = (torch.rand(3) + 1).requires_grad_()
-checks = "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"
-logit = torch.randn_like(x, requires_grad=True)
-for mode, logit, s in (("softmax", None, None), ("softmax", logit, None), ("lp", None, scale)):
+logit, ops = torch.randn_like(x, requires_grad=True), torch.ops.lab
+for mode, logit, s in (("softmax", None, None), ("softmax", logit, None), ("lp", None, scale), ("max", None, None),
+                       ("mixed", None, scale)):
     arguments = x, logit, s, geometry, mode, 1e-6, 1 if s is None else 2, False
-    torch.library.opcheck(torch.ops.lab.window_reduce.default, arguments, test_utils=checks)
-arguments = x, torch.randn(3, 4, requires_grad=True), geometry, "tree", True, False
-torch.library.opcheck(torch.ops.lab.window_filter.default, arguments, test_utils=checks)
+    torch.library.opcheck(ops.window_reduce.default, arguments)
+for mode, rows in (("gated", 1), ("tree", 3)):
+    arguments = x, torch.randn(rows, 4, requires_grad=True), geometry, mode, True, False
+    torch.library.opcheck(ops.window_filter.default, arguments)
 print("contract")
 """
 
@@ -441,41 +553,73 @@ def test_every_mode_compiles_in_one_graph_for_any_size(monkeypatch, tmp_path):
     assert "contract" in output
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["torch", "triton"])
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("mode", reductions.MODES + window_filters.MODES)
+def test_no_op_writes_to_its_inputs_or_returns_one(mode, side, fused):
+    """torch.library's schema test of the forward and the backward op; with windows of one an input is the result."""
+    x = torch.randn(2, 3, 1, 5, 4)
+    geometry = windows.plan(x[:, :, 0], side, 1, side // 2, False).flat()
+    scale = torch.rand(3) if mode in {"lp", "mixed"} else None
+    weight = torch.rand({"gated": 1, "tree": 3, "poset": 5}.get(mode, 0), side**2)
+    if mode in window_filters.MODES:
+        forward, backward = torch.ops.lab.window_filter.default, torch.ops.lab.window_filter_backward.default
+        arguments = x, weight, geometry, mode, True, fused
+        y, *kept = forward(*arguments)
+        back = y, x, weight, *kept, geometry, mode, fused, mode != "poset"
+    else:
+        forward, backward = torch.ops.lab.window_reduce.default, torch.ops.lab.window_reduce_backward.default
+        arguments = x, None, scale, geometry, mode, 1e-6, 1 if scale is None else 2, fused
+        y, *kept = forward(*arguments)
+        back = torch.randn_like(y), x, None, scale, y, *kept, geometry, mode, 1e-6, fused
+    assert torch.library.opcheck(forward, arguments, test_utils="test_schema") == {"test_schema": "SUCCESS"}
+    assert torch.library.opcheck(backward, back, test_utils="test_schema") == {"test_schema": "SUCCESS"}
+
+
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from lab.kernels import window_filters, window_pool_triton
+from lab.kernels import window_filters_triton, window_pool_triton
 STRIDES, SIZES = ("i32",) * 5, ("i32",) * 3
-PAIRS = dict(K=(1, 3, 3), S=(1, 2, 2), P=(0, 1, 1), LAST=False, ROWS=4, COLS=128)
+GEOMETRIES = {
+    "1d": dict(K=(1, 1, 3), S=(1, 1, 2), P=(0, 0, 1), LAST=False, ROWS=4, COLS=128),
+    "2d": dict(K=(1, 3, 2), S=(1, 2, 1), P=(0, 1, 1), LAST=False, ROWS=4, COLS=128),
+    "2d channels last": dict(K=(1, 2, 2), S=(1, 1, 2), P=(0, 1, 0), LAST=True, ROWS=4, COLS=128),
+    "3d": dict(K=(2, 2, 2), S=(1, 2, 2), P=(1, 0, 1), LAST=False, ROWS=8, COLS=64),
+    "3d channels last": dict(K=(2, 3, 3), S=(3, 1, 2), P=(0, 1, 1), LAST=True, ROWS=8, COLS=64),
+}
+POINTERS = {"x", "logit", "scale", "y", "kept", "dy", "dx", "dlogit", "weight", "partial"}
+FULL = {"kept", "scale", "weight", "partial"}
 
-def build(kernel, pointers, **constants):
-    signature = {}
+def build(kernel, geometry, **constants):
+    signature, constants = {}, constants | GEOMETRIES[geometry]
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     for name in kernel.arg_names:
-        constants_too = constants | PAIRS
-        if name in constants_too: signature[name] = "constexpr"
-        elif name in pointers: signature[name] = "*fp32" if name in {"kept", "scale", "weight"} else "*bf16"
+        if name in constants: signature[name] = "constexpr"
+        elif name in POINTERS: signature[name] = "*fp32" if name in FULL else "*bf16"
         elif name.endswith("_at"): signature[name] = STRIDES
         elif name in {"size", "out"}: signature[name] = SIZES
         else: signature[name] = "fp32" if name == "eps" else "i32"
-    source = ASTSource(kernel, signature, constants_too)
-    text = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    text = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     assert ".target sm_90" in text and "atom." not in text and "red.global" not in text
-    print("ok", kernel.__name__, constants)
+    print("ok", kernel.__name__, geometry, constants)
 
-both = {"x", "logit", "scale", "y", "kept", "dy", "dx", "dlogit", "weight"}
-for mode, own in (("mean", True), ("max", True), ("lp", True), ("softmax", True), ("softmax", False), ("dsc", True),
-                  ("mixed", True), ("mean_minus_x", True)):
-    build(window_pool_triton.forward, both, MODE=mode, OWN=own, KEEP=3 if mode == "dsc" else 1)
-    build(window_pool_triton.backward, both, MODE=mode, OWN=own)
-for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
-    build(window_filters._forward, both, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
-    build(window_filters._backward, both, MODE=mode, R=rows)
+for geometry in GEOMETRIES:
+    for mode, own, keep in (("mean", True, 0), ("max", True, 1), ("lp", True, 2), ("softmax", True, 1),
+                            ("softmax", False, 1), ("dsc", True, 3), ("mixed", True, 2), ("mean_minus_x", True, 0)):
+        build(window_pool_triton.forward, geometry, MODE=mode, OWN=own, KEEP=keep)
+        build(window_pool_triton.backward, geometry, MODE=mode, OWN=own)
+    for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
+        build(window_filters_triton.forward, geometry, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
+        build(window_filters_triton.backward, geometry, MODE=mode, R=rows)
+        if mode != "poset":
+            build(window_filters_triton.weight_gradient, geometry, R=rows, R_PAD=padded)
 """
 
 
-def test_every_mode_compiles_for_sm_90(tmp_path, monkeypatch):
+def test_every_mode_and_geometry_compiles_for_sm_90(tmp_path, monkeypatch):
     """Without a GPU, and with neither atomics nor reductions to memory in the result."""
-    assert plain(COMPILE, monkeypatch, tmp_path).count("ok") == 24
+    assert plain(COMPILE, monkeypatch, tmp_path).count("ok") == 5 * (8 * 2 + 4 * 2 + 3)
 
 
 X = torch.zeros(1, 2, 4, 4)

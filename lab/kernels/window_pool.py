@@ -18,6 +18,7 @@ from lab.kernels.windows import Ints, Windows
 
 MODES = ("mean", "max", "lp", "softmax", "dsc", "mixed", "mean_minus_x")
 PLANES = {"mean": 0, "mean_minus_x": 0, "max": 1, "lp": 1, "softmax": 1, "dsc": 3, "mixed": 1}  # kept for the backward
+PLACED = {"max", "mixed"}  # of which torch's path keeps one more precisely: where in the input the maximum stands
 
 
 def dice(a: Tensor, b: Tensor) -> Tensor:
@@ -67,17 +68,18 @@ def reference(
 def _reduce(
     x: Tensor, logit: Tensor | None, scale: Tensor | None, geometry: Sequence[int], mode: str, eps: float, keep: int,
     fused: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, and the planes that the gradient needs: keep 0 none, 1 for x and logit, 2 for scale too."""
     w = Windows.unflat(geometry)
-    y, kept = _outputs(x, w, mode, keep)
+    y, kept, place = _outputs(x, w, mode, keep, fused)
     if not y.numel():
-        return y, kept
+        return y, kept, place
     if not fused:
-        for part in _parts(y):
-            own_logit = None if logit is None else logit[part]
-            window_pool_torch.forward(x[part], own_logit, scale, w, mode, eps, y[part], kept[:, part])
-        return y, kept
+        n = w.counts(x.shape[2:], kept)
+        for part in windows.parts(y):
+            own_logit, planes = None if logit is None else logit[part], (kept[:, part], place[:, part])
+            window_pool_torch.forward(x[part], own_logit, scale, w, n, mode, eps, y[part], *planes)
+        return y, kept, place
     last = windows.is_channels_last(x)
     rows, ROWS, COLS, grid = windows.tiling(y.shape, last)
     score = x if logit is None else logit
@@ -87,47 +89,39 @@ def _reduce(
         MODE=mode, OWN=logit is None, KEEP=len(kept),
         K=w.kernel, S=w.stride, P=w.padding, LAST=last, ROWS=ROWS, COLS=COLS,
     )  # fmt: skip
-    return y, kept
+    return y, kept, place
 
 
-def _parts(y: Tensor) -> list[slice]:
-    """Slices of the batch whose intermediate results stay in a core's cache: 2^16 windows, or one example."""
-    step = max(1, 2**16 // max(1, y[0].numel()))
-    return [slice(b, b + step) for b in range(0, len(y), step)]
-
-
-def _outputs(x, w, mode, keep):
+def _outputs(x, w, mode, keep, fused):
     shape = (x.shape[0], x.shape[1], *w.out)
     planes = 0 if keep == 0 else PLANES[mode] + (keep == 2 and mode in {"lp", "mixed"})
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return windows.empty(x, shape, x.dtype), windows.empty(x, (planes, *shape), wide)
+    placed = keep > 0 and mode in PLACED and not fused
+    kept = windows.empty(x, (planes - placed, *shape), torch.promote_types(x.dtype, torch.float32))
+    return windows.empty(x, shape, x.dtype), kept, windows.empty(x, (int(placed), *shape), torch.int64)
 
 
 @_reduce.register_fake
 def _(x, logit, scale, geometry, mode, eps, keep, fused):  # noqa: ARG001 - the op's own signature
-    return _outputs(x, Windows.unflat(geometry), mode, keep)
+    return _outputs(x, Windows.unflat(geometry), mode, keep, fused)
 
 
 @torch.library.custom_op("lab::window_reduce_backward", mutates_args=())
 def _reduce_backward(
-    dy: Tensor, x: Tensor, logit: Tensor | None, scale: Tensor | None, y: Tensor, kept: Tensor, geometry: Sequence[int],
-    mode: str, eps: float, fused: bool,
+    dy: Tensor, x: Tensor, logit: Tensor | None, scale: Tensor | None, y: Tensor, kept: Tensor, place: Tensor,
+    geometry: Sequence[int], mode: str, eps: float, fused: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     w = Windows.unflat(geometry)
     dx, dlogit = _gradients(x, logit)
     if not dx.numel():
         return dx, dlogit
     if not fused:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        for part in _parts(y):
-            own_logit, grad = None if logit is None else logit[part], torch.zeros_like(dx[part], dtype=wide)
-            grad_logit = torch.zeros_like(grad)
+        n = w.counts(x.shape[2:], kept)
+        for part in windows.parts(y):
+            own_logit, grad_logit = (None, dlogit) if logit is None else (logit[part], dlogit[part])
             window_pool_torch.backward(
-                dy[part], x[part], own_logit, scale, y[part], kept[:, part], w, mode, eps, grad, grad_logit
-            )
-            dx[part] = grad
-            if logit is not None:
-                dlogit[part] = grad_logit
+                dy[part], x[part], own_logit, scale, y[part], kept[:, part], place[:, part], w, n, mode, eps, dx[part],
+                grad_logit,
+            )  # fmt: skip
         return dx, dlogit
     last = windows.is_channels_last(x)
     rows, ROWS, COLS, grid = windows.tiling(x.shape, last)
@@ -147,18 +141,21 @@ def _gradients(x, logit):
 
 
 @_reduce_backward.register_fake
-def _(dy, x, logit, scale, y, kept, geometry, mode, eps, fused):  # noqa: ARG001 - the op's own signature
+def _(dy, x, logit, scale, y, kept, place, geometry, mode, eps, fused):  # noqa: ARG001 - the op's own signature
     return _gradients(x, logit)
 
 
 def _save(ctx, inputs, output):
     x, logit, scale, ctx.geometry, ctx.mode, ctx.eps, _, ctx.fused = inputs
     ctx.save_for_backward(x, logit, scale, *output)
+    ctx.set_materialize_grads(False)  # no zeros in the size of what is kept
 
 
-def _differentiate(ctx, dy, _):
-    x, logit, scale, y, kept = ctx.saved_tensors
-    dx, dlogit = _reduce_backward(dy, x, logit, scale, y, kept, ctx.geometry, ctx.mode, ctx.eps, ctx.fused)
+def _differentiate(ctx, dy, *_):
+    if dy is None:  # as nothing is made up for it
+        return (None,) * 8
+    x, logit, scale, y, kept, place = ctx.saved_tensors
+    dx, dlogit = _reduce_backward(dy, x, logit, scale, y, kept, place, ctx.geometry, ctx.mode, ctx.eps, ctx.fused)
     dscale = None
     if scale is not None and ctx.needs_input_grad[2]:
         dscale = (dy * kept[-1]).sum((0, 2, 3, 4)).to(scale.dtype)  # the last plane is dy / dscale
@@ -202,13 +199,15 @@ def window_pool(
         raise ValueError(
             "mean_minus_x keeps the input's size: stride=1, an odd kernel_size and padding=kernel_size // 2"
         )
+    if not fused and logit is None and window_pool_torch.is_torchs(x, mode):
+        return window_pool_torch.torchs(x, mode, w, ceil_mode)
     if logit is not None:
         logit = _spread(x, mode, logit)
     scale = _scale(x, mode, p if mode == "lp" else alpha) if mode in {"lp", "mixed"} else None
     keep = 0
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, logit, scale)):
         keep = 2 if scale is not None and scale.requires_grad else 1
-    y, _ = _reduce(windows.lift(x), logit, scale, w.flat(), mode, eps, keep, fused)
+    y, *_ = _reduce(windows.lift(x), logit, scale, w.flat(), mode, eps, keep, fused)
     return windows.lower(y, x.ndim)
 
 

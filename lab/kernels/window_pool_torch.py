@@ -1,133 +1,249 @@
-"""The window reductions of window_pool.py in torch, for a CPU: loops over a window's offsets, never over windows.
+"""The window reductions of window_pool.py in torch, for a CPU: sums and maxima over windows from window_boxes.py.
 
-Each offset of all windows at once is a strided slice of the input, copied once, as strided arithmetic is several times
-slower than dense; the caller cuts the batch so that the copies stay in the cache. Nothing is padded.
+A weighted sum (softmax, lp) is a quotient of two sums if all windows share one shift: then each position has one
+exponential, however many windows contain it, and the gradient is one sum over windows too. That holds while the
+largest and the smallest weight of a part are within e^120 of each other, so that float32 neither over- nor underflows.
+Where they are not, and for dsc, whose weights depend on the window, each offset of all windows is a slice.
 """
 
 import math
 
 import torch
+from torch import Tensor, nn
+
+from lab.kernels import windows
+from lab.kernels.window_boxes import largest, scatter, spread, total, winner
+from lab.kernels.windows import Windows
+
+FEW = 2**16  # elements of x; of fewer, torch's pool is done before a custom op has begun (150 us)
+RANGE = 60.0  # a weight lies in e^-60 .. e^60 = 1e26: float32 ends at 1e38, which leaves 1e12 for the gradient
 
 
-def _dice(v, m, tiny):
-    """dice(v, m) and its slopes along v and m; scaled by the larger of the two, so nothing over- or underflows."""
-    h = torch.maximum(v.abs(), m.abs())
-    none = h < tiny
-    h = h.masked_fill(none, 1)
-    a, b = v.abs() / h, m.abs() / h
-    q = (a * a + b * b).masked_fill_(none, 1)
-    slope = 2 * (b * b - a * a) / (q * q * h)
-    return (2 * a * b / q).masked_fill_(none, 1), v.sign() * b * slope, -m.sign() * a * slope
+def dense(x: Tensor, at: tuple) -> Tensor:
+    """A copy, its elements side by side: strided arithmetic is several times slower."""
+    return torch.empty_like(x[at]).copy_(x[at])
 
 
-def dense(x, at):
-    """A copy, never a view: float32 or wider, its elements side by side."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty_like(x[at], dtype=wide, memory_format=torch.contiguous_format).copy_(x[at])
+def is_torchs(x: Tensor, mode: str) -> bool:
+    """Whether torch's own pool is the quicker one: the mean or maximum of few values, or of dense channels.
+
+    Its mean over three axes never is, and refuses a window that is wider than the map without its padding.
+    """
+    fits = mode == "max" or (mode == "mean" and x.ndim < 5)
+    return fits and (x.numel() < FEW or windows.is_channels_last(x))
 
 
-def forward(x, logit, scale, w, mode, eps, y, kept):
-    """Fills y, and kept as far as it has planes. Loops over the offsets of a window, never over windows."""
-    sizes, wide = x.shape[2:], torch.promote_types(x.dtype, torch.float32)
-    # offset, windows that have it, its values, its scores
-    offsets = [(j, o, dense(x, i), None if logit is None else dense(logit, i)) for j, o, i in w.offsets(sizes)]
-    zeros = x.new_zeros(y.shape, dtype=wide)
-    n = w.counts(sizes, zeros)
-    s = None if scale is None else scale.view(-1, 1, 1, 1)
+def torchs(x: Tensor, mode: str, w: Windows, ceil_mode: bool) -> Tensor:
+    """mean or max of x [B, C, *spatial] by torch's own pool: the same windows and ties, and padding is no value."""
+    d = x.ndim - 2
+    kernel, stride, padding = (part[-d:] for part in w[:3])
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # so that half gradients are summed in float32
+    if mode == "mean":
+        y = (nn.functional.avg_pool1d, nn.functional.avg_pool2d)[d - 1](
+            wide, kernel, stride, padding, ceil_mode, count_include_pad=False
+        )
+    else:
+        y = (nn.functional.max_pool1d, nn.functional.max_pool2d, nn.functional.max_pool3d)[d - 1](
+            wide, kernel, stride, padding, 1, ceil_mode
+        )
+    return y.to(x.dtype)
 
-    if mode in {"max", "mixed", "softmax", "lp"}:
-        top = torch.full_like(zeros, -math.inf)
-        place = torch.zeros_like(zeros) if len(kept) and mode in {"max", "mixed"} else None
-        for j, o, v, g in offsets:
-            v = v.clamp(min=eps) if mode == "lp" else v if g is None else g
-            if place is not None:  # a NaN wins, as in torch's max_pool
-                place[o].masked_fill_((v > top[o]) | v.isnan(), j)
-            torch.maximum(top[o], v, out=top[o])
-    if mode in {"mean", "mean_minus_x", "mixed", "dsc"}:
-        mean = zeros.clone()
-        for _, o, v, _ in offsets:
-            mean[o].add_(v)
-        mean /= n
 
+def forward(x, logit, scale, w, n, mode, eps, y, kept, place):
+    """Fills y, and kept and place as far as they have planes. n [O0, O1, O2]: how many positions a window has."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     match mode:
-        case "mean" | "mean_minus_x":
-            y.copy_(mean if mode == "mean" else mean - x)
-        case "max":
-            y.copy_(top)
-        case "mixed":
-            y.copy_(s * top + (1 - s) * mean)
+        case "mean":
+            y.copy_(total(x, w).div_(n))
+        case "mean_minus_x":
+            y.copy_(total(x, w).div_(n).sub_(x))
+        case "max" | "mixed":
+            top, at = winner(x, w) if len(place) else (largest(x, w), None)
+            if len(place):
+                place[0] = at
+            if mode == "max":
+                y.copy_(top)
+                return
+            mean, s = total(x, w).div_(n), scale.view(-1, 1, 1, 1)
+            if len(kept):
+                kept[0] = top - mean
+            y.copy_(mean.mul_(1 - s).addcmul_(top, s))
         case "softmax":
-            top.masked_fill_(top == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
-            total, mass = torch.zeros_like(zeros), zeros
-            for _, o, v, g in offsets:
-                e = torch.sub(v if g is None else g, top[o]).exp_()
-                mass[o].add_(e)
-                total[o].addcmul_(e, v if g is None else v.masked_fill_(e == 0, 0))
-            y.copy_(total / mass.masked_fill(mass == 0, 1))
-            if len(kept):
-                kept[0] = top + mass.log_().masked_fill_(mass == -math.inf, math.inf)
-        case "dsc":
-            tiny = torch.finfo(wide).tiny
-            total, mass, slopes, pulled = (torch.zeros_like(zeros) for _ in range(4))
-            for _, o, v, _ in offsets:
-                d, _, b = _dice(v, mean[o], tiny)
-                e = d.sub_(1).exp_()  # a coefficient is at most 1
-                mass[o].add_(e)
-                total[o].addcmul_(e, v)
-                slopes[o].addcmul_(e, b)
-                pulled[o].add_(e * b * v)
-            total /= mass
-            y.copy_(total)
-            if len(kept):
-                kept[0], kept[1], kept[2] = mean, 1 + mass.log(), (pulled - total * slopes) / (mass * n)
+            _softmax(x, x if logit is None else logit.to(x.dtype), w, y, kept)
         case "lp":
-            mass, spread = zeros, torch.zeros_like(zeros)
-            for _, o, v, _ in offsets:
-                u = v.clamp(min=eps).div_(top[o]).log_()
-                e = (u * s).exp_()
-                mass[o].add_(e)
-                spread[o].addcmul_(e, u)
-            log_y = (mass / n).log_() / s  # of y / top
-            y.copy_(top * log_y.exp())
-            if len(kept):
-                kept[0] = top.log() + log_y
-            if len(kept) > 1:
-                kept[1] = top * log_y.exp() / s * (spread / mass - log_y)
-    if len(kept) and mode in {"max", "mixed"}:
-        kept[0] = place
-    if len(kept) > 1 and mode == "mixed":
-        kept[1] = top - mean
+            _power_mean(x.clamp(min=eps), scale.view(-1, 1, 1, 1), w, n, eps, y, kept)
+        case "dsc":
+            _dsc(x, w, n, y, kept)
 
 
-def backward(dy, x, logit, scale, y, kept, w, mode, eps, dx, dlogit):
-    """Fills dx and dlogit (wide, zero)."""
-    sizes, wide = x.shape[2:], dx.dtype
-    dy = dy.to(wide)
-    y = y.to(wide)
-    n = w.counts(sizes, dx)
-    s = None if scale is None else scale.view(-1, 1, 1, 1)
-    for j, o, i in w.offsets(sizes):
-        d, v = dy[o], dense(x, i)
-        match mode:
-            case "mean" | "mean_minus_x":
-                dx[i] += d / n[o[1:]]
-            case "max":
-                dx[i] += d * (kept[0][o] == j)
-            case "mixed":
-                dx[i] += d * (s * (kept[0][o] == j) + (1 - s) / n[o[1:]])
-            case "softmax":
-                push = d * ((v if logit is None else dense(logit, i)) - kept[0][o]).exp_()
-                if logit is None:
-                    dx[i] += push * (1 + v - y[o])
-                else:
-                    dx[i] += push
-                    dlogit[i] += push * (v - y[o]).masked_fill_(push == 0, 0)
-            case "dsc":
-                value, slope, _ = _dice(v, kept[0][o], torch.finfo(wide).tiny)
-                share = (value - kept[1][o]).exp_()
-                dx[i] += d * (share * (1 + (v - y[o]) * slope) + kept[2][o])
-            case "lp":
-                ratio = ((s - 1) * (v.clamp(min=eps).log() - kept[0][o])).exp_()
-                dx[i] += (d * ratio / n[o[1:]]).masked_fill_(v < eps, 0)
-    if mode == "mean_minus_x":
-        dx -= dy
+def backward(dy, x, logit, scale, y, kept, place, w, n, mode, eps, dx, dlogit):
+    """Fills dx and, of a logit, dlogit."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    dy = dy.to(x.dtype)
+    match mode:
+        case "mean":
+            dx.copy_(spread(dy / n, w, x))
+        case "mean_minus_x":
+            dx.copy_(spread(dy / n, w, x).sub_(dy))
+        case "max":
+            into = dx if dx.dtype == x.dtype else windows.empty(x, x.shape, x.dtype)
+            scatter(dy, place[0], into.zero_())
+            if into is not dx:
+                dx.copy_(into)
+        case "mixed":
+            s = scale.view(-1, 1, 1, 1)
+            won = dy * s
+            dx.copy_(scatter(won, place[0], spread((dy - won) / n, w, x)))
+        case "softmax":
+            grads = _softmax_backward(dy, x, logit, y.to(x.dtype), kept[0], w)
+            dx.copy_(grads[0])
+            if logit is not None:
+                dlogit.copy_(grads[1])
+        case "lp":
+            dx.copy_(_power_mean_backward(dy / n, x, scale.view(-1, 1, 1, 1), kept[0], w, eps))
+        case "dsc":
+            dx.copy_(_dsc_backward(dy, x, y.to(x.dtype), kept, w))
+
+
+def _shares_a_shift(g):
+    """The middle of the logits, and whether all are close to it; not if one is infinite or NaN."""
+    low, high = (v.item() for v in g.aminmax())
+    return low + (high - low) / 2, high - low <= 2 * RANGE
+
+
+def _softmax(x, g, w, y, kept):
+    middle, shared = _shares_a_shift(g)
+    if shared:
+        e = (g - middle).exp_()
+        mass = total(e, w)
+        y.copy_(total(e.mul_(x), w).div_(mass))
+        if len(kept):
+            kept[0] = mass.log_().add_(middle)
+        return
+    top = largest(g, w)
+    top.masked_fill_(top == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
+    mass, weighted = torch.zeros_like(top), torch.zeros_like(top)
+    for _, o, i in w.offsets(x.shape[2:]):
+        e = torch.sub(dense(g, i), top[o]).exp_()
+        mass[o] += e
+        weighted[o] += (e * x[i]).masked_fill_(e == 0, 0)
+    y.copy_(weighted / mass.masked_fill(mass == 0, 1))
+    if len(kept):
+        kept[0] = top + mass.log_().masked_fill_(mass == -math.inf, math.inf)
+
+
+def _softmax_backward(dy, x, logit, y, log_mass, w):
+    """w_i (1 + x_i - y) dy of SoftPool; of a logit, w_i dy along x and w_i (x_i - y) dy along the logit."""
+    g = x if logit is None else logit.to(x.dtype)
+    middle, shared = _shares_a_shift(g)
+    if shared:
+        e = (g - middle).exp_()
+        push = (middle - log_mass).exp_().mul_(dy)
+        along = spread(push, w, x)
+        dg = (x * along).sub_(spread(push.mul_(y), w, x)).mul_(e)
+        along.mul_(e)
+        return (along.add_(dg), None) if logit is None else (along, dg)
+    dx, dg = torch.zeros_like(x), torch.zeros_like(x)
+    for _, o, i in w.offsets(x.shape[2:]):
+        push = (dense(g, i) - log_mass[o]).exp_().mul_(dy[o])
+        dx[i] += push
+        dg[i] += (push * (x[i] - y[o])).masked_fill_(push == 0, 0)
+    return (dx.add_(dg), None) if logit is None else (dx, dg)
+
+
+def _shares_a_power(x, s, eps):
+    """The middle of eps and the largest x, on the scale of logarithms, and whether powers s and s - 1 of x / it fit."""
+    high = x.amax().item()
+    middle = math.sqrt(eps) * math.sqrt(high)
+    steep = max(s.max().item(), (s - 1).abs().max().item())
+    return middle, high < math.inf and math.log(high / middle) * steep <= RANGE
+
+
+def _power_mean(x, s, w, n, eps, y, kept):
+    """Keeps y, unrounded, and its slope along s. x >= eps, and free to be written over."""
+    top, shared = _shares_a_power(x, s, eps)
+    if shared:
+        e = x.div_(top)
+        log_u = e.log() if len(kept) > 1 else None
+        mass = total(e.pow_(s), w)
+        lean = total(e.mul_(log_u), w) if len(kept) > 1 else None
+    else:
+        top = largest(x, w)
+        mass, lean = torch.zeros_like(top), torch.zeros_like(top)
+        for _, o, i in w.offsets(x.shape[2:]):
+            u = dense(x, i).div_(top[o]).log_()
+            e = (u * s).exp_()
+            mass[o] += e
+            lean[o].addcmul_(e, u)
+    if len(kept) > 1:
+        lean /= mass
+    root = mass.div_(n).pow_(1 / s)  # y / top
+    if len(kept) > 1:
+        kept[1] = lean.sub_(root.log()).mul_(root).mul_(top / s)
+    y.copy_(root.mul_(top))
+    if len(kept):
+        kept[0] = root
+
+
+def _power_mean_backward(push, x, s, y, w, eps):
+    """(x_i / y)^(s-1) push, zero below eps."""
+    v = x.clamp(min=eps)
+    middle, shared = _shares_a_power(v, s, eps)
+    if shared:
+        dx = spread((y / middle).pow_(1 - s).mul_(push), w, x).mul_(v.div_(middle).pow_(s - 1))
+    else:
+        dx, log_y = torch.zeros_like(x), y.log()
+        for _, o, i in w.offsets(x.shape[2:]):
+            dx[i] += (dense(v, i).log_().sub_(log_y[o]) * (s - 1)).exp_().mul_(push[o])
+    # x >= eps is x > the number before it, which torch vectorises; filling by a mask is 30 times as long
+    before = torch.nextafter(x.new_tensor(eps), x.new_zeros(())).item()
+    return torch.ops.aten.threshold_backward(dx, x, before)
+
+
+def _dice(v, m):
+    """dice(v, m) and what its slopes are made of; scaled by the larger of the two, so nothing over- or underflows."""
+    a, b = v.abs(), m.abs()
+    h = torch.maximum(a, b)
+    none = torch.lt(h, torch.finfo(v.dtype).tiny, out=torch.empty_like(h))  # 1 where both are zero, else 0
+    h.add_(none)
+    a.div_(h)
+    b.div_(h)
+    q = (a * a).addcmul_(b, b).add_(none)
+    return (a * b).mul_(2).div_(q).add_(none), a, b, h.mul_(q).mul_(q)
+
+
+def _slope(a, b, q2h):
+    """Along v: sign(v) b times this; along m: -sign(m) a times this."""
+    return (b * b).addcmul_(a, a, value=-1).mul_(2).div_(q2h)
+
+
+def _dsc(x, w, n, y, kept):
+    """Keeps the mean, log of the mass plus 1, and the slope that each position has through the mean."""
+    mean = total(x, w).div_(n)
+    weighted, mass, slopes, pulled = (torch.zeros_like(mean) for _ in range(4))
+    for _, o, i in w.offsets(x.shape[2:]):
+        v = dense(x, i)
+        d, a, b, q2h = _dice(v, mean[o])
+        e = d.sub_(1).exp_()  # a coefficient is at most 1
+        mass[o] += e
+        weighted[o].addcmul_(e, v)
+        if len(kept):
+            slope = _slope(a, b, q2h).mul_(a).mul_(e)
+            slopes[o] += slope
+            pulled[o].addcmul_(slope, v)
+    weighted /= mass
+    y.copy_(weighted)
+    if len(kept):
+        through = (weighted * slopes).sub_(pulled).mul_(mean.sign()).div_(mass).div_(n)
+        kept[0], kept[1], kept[2] = mean, mass.log_().add_(1), through
+
+
+def _dsc_backward(dy, x, y, kept, w):
+    dx = spread(dy * kept[2], w, x)
+    for _, o, i in w.offsets(x.shape[2:]):
+        v = dense(x, i)
+        d, a, b, q2h = _dice(v, kept[0][o])
+        share = d.sub_(kept[1][o]).exp_().mul_(dy[o])
+        slope = _slope(a, b, q2h).mul_(b).mul_(v.sign())
+        dx[i] += (v - y[o]).mul_(slope).add_(1).mul_(share)
+    return dx

@@ -30,6 +30,7 @@ def forward(
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     b, c, o0, o1, o2, real = windows.tile(rows, C, out, LAST, ROWS, COLS)
+    plane = tl.cast(plane, tl.int64)  # two of them may be more than 2^31 elements
     N: tl.constexpr = K[0] * K[1] * K[2]
     UNROLL: tl.constexpr = N if N <= 16 else 1
     n = windows.count(o0, o1, o2, size, K, S, P)
@@ -120,6 +121,7 @@ def backward(
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     b, c, i0, i1, i2, real = windows.tile(rows, C, size, LAST, ROWS, COLS)
+    plane = tl.cast(plane, tl.int64)
     T0: tl.constexpr = (K[0] + S[0] - 1) // S[0]
     N: tl.constexpr = T0 * ((K[1] + S[1] - 1) // S[1]) * ((K[2] + S[2] - 1) // S[2])
     UNROLL: tl.constexpr = N if N <= 16 else 1

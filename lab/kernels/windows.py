@@ -40,22 +40,23 @@ class Windows(NamedTuple):
 
     def offsets(self, sizes: Sequence[int]) -> Iterator[tuple[int, tuple, tuple]]:
         """For each offset j in a window: the windows that have it, and the positions it stands at, as slices."""
-        axes = [[_reach(k, *axis[1:]) for k in range(axis[0])] for axis in zip(*self, sizes, strict=True)]
-        for j, reach in enumerate(itertools.product(*axes)):
-            if all(reach):
-                yield j, (..., *(r[0] for r in reach)), (..., *(r[1] for r in reach))
+        axes = [[reach(k, *axis[1:]) for k in range(axis[0])] for axis in zip(*self, sizes, strict=True)]
+        for j, parts in enumerate(itertools.product(*axes)):
+            if all(parts):
+                yield j, (..., *(p[0] for p in parts)), (..., *(p[1] for p in parts))
 
     def counts(self, sizes: Sequence[int], like: Tensor) -> Float[Tensor, "O0 O1 O2"]:
         """How many positions of the input each window has."""
         count = like.new_ones(())
         for kernel, stride, padding, out, length in zip(*self, sizes, strict=True):
-            low = torch.arange(out, device=like.device) * stride - padding
-            here = (low + kernel).clamp(max=length) - low.clamp(min=0)
-            count = count[..., None] * here.to(like.dtype)
+            lows = range(-padding, out * stride - padding, stride)
+            here = [min(low + kernel, length) - max(low, 0) for low in lows]
+            count = count[..., None] * like.new_tensor(here)
         return count
 
 
-def _reach(k: int, stride: int, padding: int, out: int, length: int) -> tuple[slice, slice] | None:
+def reach(k: int, stride: int, padding: int, out: int, length: int) -> tuple[slice, slice] | None:
+    """One axis: the windows whose offset k lies in the input, and where it lies; None if there are none."""
     low = max(0, -((k - padding) // stride))
     high = min(out, (length - 1 + padding - k) // stride + 1)
     start = low * stride - padding + k
@@ -120,6 +121,12 @@ def empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return x.new_empty(shape, dtype=dtype)
     *front, B, C, O0, O1, O2 = shape
     return x.new_empty((*front, B, O0, O1, O2, C), dtype=dtype).movedim(-1, -4)
+
+
+def parts(y: Tensor) -> list[slice]:
+    """Slices of the batch whose intermediate results stay in a core's cache: 2^16 windows, or one example."""
+    step = max(1, 2**16 // max(1, y[0].numel()))
+    return [slice(b, b + step) for b in range(0, len(y), step)]
 
 
 def unfold(x: Float[Tensor, "B C L0 L1 L2"], w: Windows) -> tuple[Float[Tensor, "B C O0 O1 O2 K"], Tensor]:

@@ -38,7 +38,7 @@ from lab.pooling.layers import (
 from lab.pooling.layers_routed import AttentiveLayerFusion, GatedLayerRouter, LayerPair
 from lab.pooling.lip import LIP2d
 from lab.pooling.midam import MIDAMAttentionPool, MIDAMSoftmaxPool
-from lab.pooling.mixers import InceptionMixer, PfLayer
+from lab.pooling.mixers import InceptionMixer, PfLayer, PfTokenLayer
 from lab.pooling.multilayer import MultiLayerPool, MultiLayerResidualPool
 from lab.pooling.poset import PosetPool2d
 from lab.pooling.spans import SpanMaxPool
@@ -187,6 +187,7 @@ __all__ = [
     "NormWeightedMeanPool",
     "PerceiverPool",
     "PfLayer",
+    "PfTokenLayer",
     "PoolMixer2d",
     "PosetPool2d",
     "PositionMeanPool",

@@ -1,4 +1,6 @@
-"""Layers that use pooling as their spatial operator, and keep or halve the map: PfLayer and the Inception mixer."""
+"""Layers that use pooling as their spatial operator, and keep or halve the map: PfLayers and the Inception mixer."""
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -12,8 +14,8 @@ class PfLayer(nn.Module):
     """A bottleneck whose only spatial operator is a maximum: 1x1 conv, norm, ReLU -> max k x k -> 1x1 conv, norm.
 
     x (B, C, H, W) -> (B, out_channels, oH, oW), oH = ceil(H / stride) for an odd kernel_size. With kernel_size=1 and
-    stride=1 it is its two convolutions. ResNet form (the authors' code was read; the paper's equation is not
-    known). https://github.com/naver-ai/PfLayer
+    stride=1 it is its two convolutions. Han et al., "Learning Features from Parameter-Free Layers", ICLR 2022, ResNet
+    form (the authors' code was read; year and number recalled). https://arxiv.org/abs/2202.02777
     """
 
     def __init__(
@@ -32,6 +34,39 @@ class PfLayer(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E oH oW"]:
         check(x, 2)
         return self.expand(window_pool(self.reduce(x), "max", self.kernel_size, self.stride, self.kernel_size // 2))
+
+
+class PfTokenLayer(nn.Module):
+    """PfLayer in a vision transformer, in attention's place: y_t = V GELU(max_{s near t} GELU(U x_s + u)) + v.
+
+    x (B, T, D) -> the same shape; U to expansion * D channels, the maximum of each channel over the kernel_size x
+    kernel_size neighbours of token t in the grid of image patches, clipped at its border. grid: rows and columns, T of
+    them row by row; None is a square. The first `prefix` tokens (a class token) lie in no grid and are their own and
+    only neighbours; the authors' model has none. Han et al., "Learning Features from Parameter-Free Layers", ICLR 2022,
+    ViT form (the authors' code was read; year and number recalled). https://arxiv.org/abs/2202.02777
+    """
+
+    def __init__(
+        self, dim: int, expansion: int = 3, kernel_size: int = 3, grid: tuple[int, int] | None = None, prefix: int = 0
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0 or prefix < 0:
+            raise ValueError(f"kernel_size must be odd and prefix >= 0; got {kernel_size} and {prefix}")
+        self.kernel_size, self.grid, self.prefix = kernel_size, grid, prefix
+        self.expand, self.reduce = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        check(x, 1)
+        patches = x.shape[1] - self.prefix
+        rows, columns = (math.isqrt(max(0, patches)),) * 2 if self.grid is None else self.grid
+        if patches < 1 or rows * columns != patches:
+            want = "a square number of" if self.grid is None else f"{rows} x {columns}"
+            raise ValueError(f"x must have {self.prefix} and {want} tokens: pass grid and prefix; got {x.shape[1]}")
+        h = nn.functional.gelu(self.expand(x))
+        own, near = h.split([self.prefix, patches], 1)
+        near = near.mT.unflatten(2, (rows, columns))  # a map whose channels are dense: nothing is copied
+        near = window_pool(near, "max", self.kernel_size, stride=1, padding=self.kernel_size // 2)
+        return self.reduce(nn.functional.gelu(torch.cat([own, near.flatten(2).mT], 1)))
 
 
 class InceptionMixer(nn.Module):

@@ -265,10 +265,8 @@ def _softpool(x: Tensor, logit: Tensor, kernel: Ints, stride: Ints | None = None
 
 
 def _edscw(x: Tensor, kernel: int) -> Tensor:
-    windows = x.unfold(2, kernel, kernel).unfold(3, kernel, kernel).flatten(-2)
-    mean = windows.mean(-1, keepdim=True)
-    dice = 2 * (windows * mean).abs() / (windows.square() + mean.square())
-    return (dice.softmax(-1) * windows).sum(-1)
+    mean = nn.functional.interpolate(nn.functional.avg_pool2d(x, kernel), scale_factor=kernel)
+    return _softpool(x, 2 * (x * mean).abs() / (x.square() + mean.square()), kernel)
 
 
 def _filtered(x: Float[Tensor, "B C H W"], filters: Float[Tensor, "R kH kW"]) -> Float[Tensor, "R B C oH oW"]:
