@@ -15,9 +15,21 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.kernels import KERNELS, layout, segment_pool, segment_torch
+from lab.kernels import KERNELS, layout, parts, segment_pool, segment_torch
 
-IMPLEMENTATIONS = {"kernel": KERNELS["segment_pool"][0], "torch": segment_torch.pool}
+
+def in_parts_of_torch(*given):
+    """As on a CPU where x is large: a few segments at a time; here, of 300 bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "BYTES", 300)
+        return segment_torch.pool(*given)
+
+
+IMPLEMENTATIONS = {
+    "kernel": KERNELS["segment_pool"][0],
+    "torch": segment_torch.pool,
+    "torch, in parts": in_parts_of_torch,
+}
 definition = KERNELS["segment_pool"][1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 size = st.integers(1, 70) | st.sampled_from([31, 32, 33, 63, 64, 65])  # BLOCK_T = 32, BLOCK_D = 64
@@ -292,13 +304,14 @@ def test_the_same_bits_every_time(implementation, mode, wide, where, in_parts):
 
 @wide_or_not
 @pytest.mark.parametrize("where", ["padded", "ragged"])
-def test_gradcheck(mode, wide, where):
+@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS.values())[1:], ids=list(IMPLEMENTATIONS)[1:])
+def test_gradcheck(implementation, mode, wide, where):
     """The torch path is what runs in float64; it can be differentiated twice."""
-    x, mask, scores, _ = drawn(mode, wide, 2, 5, 3, layout_name=where)
+    x, mask, scores, _ = drawn(mode, wide, 3, 5, 3, layout_name=where)
     x, scores = x.nan_to_num(0).double(), None if scores is None else scores.nan_to_num(0).double()
     inputs = [v.requires_grad_() for v in (x, scores) if v is not None]
-    assert torch.autograd.gradcheck(lambda x, *s: segment_torch.pool(x, mask, mode, *s), inputs)
-    assert torch.autograd.gradgradcheck(lambda x, *s: segment_torch.pool(x, mask, mode, *s), inputs)
+    assert torch.autograd.gradcheck(lambda x, *s: implementation(x, mask, mode, *s), inputs)
+    assert torch.autograd.gradgradcheck(lambda x, *s: implementation(x, mask, mode, *s), inputs)
 
 
 @wide_or_not

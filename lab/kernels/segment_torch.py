@@ -1,22 +1,18 @@
 """The reductions over segments in plain torch: what runs on a CPU, and in float64 anywhere.
 
 Each is composed of a few moves that know the layout (total, top, expand), so padded and ragged share every formula,
-and torch differentiates them, twice if asked to. No loop over segments.
+and torch differentiates them, twice if asked to. Nothing here loops over segments; `pool` lets parts.py do it where
+the steps in between would not fit into a cache.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, counts, expand, is_padded, keep, segment_ids
-
-
-def total(x: Tensor, mask: Segments) -> Tensor:
-    """Sum over each segment of x [B, T, *K] or [N, *K]; what stands in padding must have been cleared."""
-    if is_padded(mask):
-        return x.sum(1)
-    if len(mask) == 1:
-        return x[:0]  # no segments, so no tokens; still in the graph
-    return x.new_zeros(len(mask) - 1, *x.shape[1:]).index_add(0, segment_ids(mask, len(x)), x)
+from lab.kernels.layout import Segments, counts, expand, is_padded, keep, segment_ids, total
+from lab.kernels.parts import by_parts
+from lab.kernels.weighted_sum import weighted_sum
 
 
 def top(x: Tensor, mask: Segments, sign: int = 1, hidden: bool = False) -> Tensor:
@@ -34,32 +30,49 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
     n = x.shape[1] if is_padded(mask) else len(x)
     if n == 0:
         return total(x, mask)  # zeros, in the graph
-    best = top(x, mask, sign)
     if x.requires_grad and torch.is_grad_enabled():
-        # no token equals a NaN: the value is kept, which token has its gradient does not matter
-        best = torch.where(best.isnan(), best, _first_of(x, best, mask, n))
+        at = torch.arange(n, device=x.device)
+        at = at.expand(len(x), n) if is_padded(mask) else at
+        first = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
+        best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
+    else:
+        best = by_parts(partial(top, sign=sign), (x,), mask)
     return torch.where(_empty(mask), 0, best)
 
 
-def _first_of(x: Tensor, best: Tensor, mask: Segments, n: int) -> Tensor:
-    """x at the first token of each segment that equals `best`, coordinate by coordinate; this one has a gradient."""
-    hit = x == expand(best, mask, n)
-    at = torch.arange(n, device=x.device, dtype=torch.int32)[:, None]  # half the traffic of int64
+def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> Tensor:
+    """`at` of the first real token that attains the extremum, coordinate by coordinate; of any for an empty segment."""
     if is_padded(mask):
-        first = torch.where(hit & mask[..., None], at, n - 1).amin(1, keepdim=True)
-        return x.gather(1, first.long())[:, 0]
-    start = torch.full_like(best, n - 1, dtype=at.dtype)
-    first = start.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at, n - 1), "amin")
-    return x.gather(0, first.long())
+        hidden = keep(x, mask, -sign * torch.inf)
+        first = (hidden.max(1) if sign > 0 else hidden.min(1)).indices
+        # where all real tokens are infinite, padding equals them
+        first = torch.where(mask.gather(1, first), first, mask.byte().argmax(1)[:, None])
+        return at.gather(1, first)
+    best = top(x, mask, sign)
+    hit = (x == expand(best, mask, len(x))) | x.isnan()
+    none = torch.full_like(best, len(x) - 1, dtype=at.dtype)
+    return none.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at[:, None], len(x) - 1), "amin")
 
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
     """exp(s) over its sum in each segment; zero at padding, at scores of -inf, and where no score is finite."""
-    n = scores.shape[1] if is_padded(mask) else len(scores)
+    e, z = _exponentials(scores, mask)
+    return e / expand(z, mask, scores.shape[is_padded(mask)])
+
+
+def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
+    """The sum of softmax(scores) x over each segment, divided once for each segment and not for each token."""
+    e, z = _exponentials(scores, mask)
+    return total(e * keep(x, mask), mask) / z
+
+
+def _exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """exp(s - max), zero at padding, and its sum in each segment, with 1 in place of 0."""
+    n = scores.shape[is_padded(mask)]
     hidden = keep(scores, mask, -torch.inf)
     e = (hidden - expand(_shift(hidden, mask), mask, n)).exp()
     z = total(e, mask)
-    return e / expand(torch.where(z == 0, 1, z), mask, n)
+    return e, torch.where(z == 0, 1, z)
 
 
 def logsumexp(x: Tensor, mask: Segments) -> Tensor:
@@ -86,28 +99,29 @@ def std(x: Tensor, mask: Segments) -> Tensor:
 def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> Tensor:
     """segment_pool in plain torch: float32 inside for half inputs, x's type again outside."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    return _pool(x.to(wide), mask, mode, None if scores is None else scores.to(wide)).to(x.dtype)
+    if mode in {"sum", "mean"}:
+        share = 1 / counts(mask).clamp(min=1).to(wide) if mode == "mean" else counts(mask).to(wide).fill_(1)
+        weights = expand(share, mask, x.shape[-2])
+    elif mode == "softmax" and scores.ndim < x.ndim:
+        weights = softmax(scores.to(wide), mask)
+    else:
+        return by_parts(partial(_pool, mode=mode), (x,) if scores is None else (x, scores), mask)
+    return weighted_sum(x, weights[:, None], mask)[:, 0].to(x.dtype)
 
 
-def _pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None) -> Tensor:
-    match mode:
-        case "sum":
-            return total(keep(x, mask), mask)
-        case "mean":
-            return total(keep(x, mask), mask) / counts(mask).clamp(min=1)[:, None]
-        case "max" | "min":
-            return extremum(x, mask, 1 if mode == "max" else -1)
-        case "std":
-            return std(x, mask)
-        case "lse":
-            return logsumexp(x, mask)
-    assert mode == "softmax"
-    weights = softmax(scores, mask)
-    if weights.ndim < x.ndim:
-        if is_padded(mask):
-            return torch.bmm(weights[:, None], keep(x, mask))[:, 0]
-        weights = weights[:, None]
-    return total(weights * keep(x, mask), mask)
+def _pool(x: Tensor, *rest: Tensor, mode: str) -> Tensor:
+    *scores, mask = rest
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return FORMULAS[mode](x.to(wide), *(s.to(wide) for s in scores), mask).to(x.dtype)
+
+
+FORMULAS = {
+    "max": partial(extremum, sign=1),
+    "min": partial(extremum, sign=-1),
+    "std": std,
+    "lse": logsumexp,
+    "softmax": softmax_sum,
+}
 
 
 def _shift(hidden: Tensor, mask: Segments) -> Tensor:

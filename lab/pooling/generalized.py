@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, at_once, finite, keep
+from lab.kernels.parts import by_parts
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
 from lab.pooling.selection import blank
 
@@ -34,7 +35,7 @@ def wide(x: Tensor) -> torch.dtype:
 
 def log_sum(x: Tensor, mask: Segments, p: Tensor, eps: float) -> Tensor:
     """ln sum_t max(x_t, eps)^p = LSE_t(p ln max(x_t, eps)), in float32 or wider."""
-    return segment_pool(p * x.to(wide(x)).clamp(min=eps).log(), mask, "lse")
+    return segment_pool(p * keep(x, mask).to(wide(x)).clamp(min=eps).log(), mask, "lse")
 
 
 def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
@@ -69,8 +70,10 @@ class GeM(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        p = self.exponent(wide(x))
-        log_mean = (log_sum(keep(x, mask), mask, p, self.eps) - log_counts(mask, wide(x))) / p
+        return by_parts(self.power_mean, (x,), mask, self.exponent(wide(x)))
+
+    def power_mean(self, x: Tokens, mask: Segments, p: Tensor) -> Float[Tensor, "S D"]:
+        log_mean = (log_sum(x, mask, p, self.eps) - log_counts(mask, wide(x))) / p
         return blank(log_mean.exp(), mask).to(x.dtype)
 
 
@@ -116,21 +119,28 @@ class LSEPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return log_mean_exp(keep(x, mask).to(wide(x)), mask, positive(self.raw_r.to(wide(x)))).to(x.dtype)
+        return log_mean_exp(x, mask, positive(self.raw_r.to(wide(x)))).to(x.dtype)
 
 
 def log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
-    """1/r ln mean_t exp(r x_t), exact at both ends of r: (LSE - ln n) / r alone loses 1/r digits when r is small.
+    """1/r ln mean_t exp(r x_t) in float32 or wider, exact at both ends of r.
 
-    With c = r (x - max) the mean of expm1(c) is in (-1, 0]: near 0 log1p of it is exact, near -1 LSE is.
+    With c = r (x - max) the mean of exp(c) is in (0, 1]. Near 1, where r is small and 1/r times its rounding large, it
+    is taken as 1 + the mean of expm1(c).
     """
+    return by_parts(_log_mean_exp, (x,), mask, r)
+
+
+def _log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
+    x = keep(x, mask).to(wide(x))
     top = segment_pool(x.detach(), mask, "max")  # its gradient cancels: the result shifts with x
     centred = r * keep(x - segment_expand(top, mask, x.shape[-2]), mask)
-    mean = segment_pool(centred.expm1(), mask, "mean")
-    small = mean > -0.5
-    near = mean.masked_fill(~small, 0).log1p()
-    far = segment_pool(centred, mask, "lse") - log_counts(mask, x.dtype)
-    return blank(top + torch.where(small, near, far) / r, mask)
+    mean = segment_pool(centred.exp(), mask, "mean")
+    near = mean > 0.5
+    log = mean.masked_fill(near | (mean == 0), 1).log()
+    if not at_once(x) or bool(near.any()):
+        log = torch.where(near, segment_pool(centred.expm1(), mask, "mean").masked_fill(~near, 0).log1p(), log)
+    return blank(top + log / r, mask)
 
 
 class SoftmaxPool(nn.Module):
@@ -150,8 +160,12 @@ class SoftmaxPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        x_wide = keep(x, mask).to(wide(x))
-        return segment_pool(x_wide, mask, "softmax", self.beta.to(wide(x)) * x_wide).to(x.dtype)
+        return by_parts(_own_softmax, (x,), mask, self.beta.to(wide(x)))
+
+
+def _own_softmax(x: Tokens, mask: Segments, beta: Tensor) -> Float[Tensor, "S D"]:
+    x_wide = keep(x, mask).to(wide(x))
+    return segment_pool(x_wide, mask, "softmax", beta * x_wide).to(x.dtype)
 
 
 class GNP(nn.Module):
@@ -182,7 +196,10 @@ class GNP(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         p, q = self.sign * positive(self.raw_p.to(wide(x))), self.q.to(wide(x))
-        log_norm = log_sum(keep(x, mask).abs(), mask, p, self.eps) / p
+        return by_parts(self.norm, (x,), mask, p, q)
+
+    def norm(self, x: Tokens, mask: Segments, p: Tensor, q: Tensor) -> Float[Tensor, "S D"]:
+        log_norm = log_sum(x.abs(), mask, p, self.eps) / p
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
 
 
@@ -201,6 +218,6 @@ class NormWeightedMeanPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        real = keep(x, mask).to(wide(x))
-        scores = self.alpha * torch.linalg.vector_norm(real, dim=-1).clamp(min=self.eps).log()
-        return segment_pool(real, mask, "softmax", scores).to(x.dtype)
+        real = finite(x, mask)
+        norm = torch.linalg.vector_norm(real, dim=-1, dtype=wide(x))
+        return segment_pool(real, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())

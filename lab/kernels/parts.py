@@ -1,0 +1,145 @@
+"""A few segments at a time: what a formula makes between x and y stays in a CPU's cache, and only x is kept.
+
+The segments of x do not see each other, so y = function(*tokens, mask, *parameters) can be made part by part. Done
+whole, each step of the formula would write a tensor as large as x and read it again, from memory and not from the
+cache; and to multiply or hide padding costs as much as an exponential, while a part of one segment has none. The
+backward pass makes each part once more, with its graph: cheaper than to have stored what torch would keep.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lab.kernels.layout import Segments, at_once, counts, is_padded
+
+# of the first tensor of tokens in a part, unless one segment is larger: the copies that a formula makes then fit in a
+# core's own cache of 1 MB, and below it the calls would cost more than the work
+BYTES = 2**18
+
+
+class Part(NamedTuple):
+    """Some segments as padded [s, L] tokens; `at` says where those stand in [B, T], or in ragged tokens as [1, N]."""
+
+    segments: slice
+    at: tuple[Any, Any]
+    mask: Tensor
+
+    def take(self, values: Tensor) -> Tensor:
+        return values[self.at]
+
+    def put(self, values: Tensor, new: Tensor) -> None:
+        """Write back what stands at real tokens."""
+        if isinstance(self.at[0], slice):
+            values[self.at] = new
+        else:  # gathered: padding stands anywhere
+            values[0, self.at[1][self.mask]] = new[self.mask]
+
+
+def plan(x: Tensor, mask: Segments) -> list[Part]:
+    """Neighbouring segments in parts of at most BYTES of x, or of one segment."""
+    width = x[(0,) * mask.ndim].nbytes
+    return list(_padded(mask, width) if is_padded(mask) else _ragged(mask, width))
+
+
+def _padded(mask: Tensor, width: int) -> Iterator[Part]:
+    T = mask.shape[1]
+    at = torch.arange(T)
+    first, end = torch.where(mask, at, T).amin(1).tolist(), (torch.where(mask, at, -1).amax(1) + 1).tolist()
+    real = counts(mask).tolist()
+    for rows, low, high in _groups(first, end, width):
+        if rows.stop - rows.start == 1 and real[rows.start] < high - low:  # padding among the tokens of the one row
+            chosen = mask[rows.start].nonzero()[:, 0]
+            yield Part(rows, (rows, chosen), mask[rows, chosen])
+        else:
+            yield Part(rows, (rows, slice(low, high)), mask[rows, low:high])
+
+
+def _ragged(offsets: Tensor, width: int) -> Iterator[Part]:
+    lengths = counts(offsets)
+    ends = offsets.tolist()
+    for rows, _, longest in _groups([0] * len(lengths), lengths.tolist(), width):
+        if rows.stop - rows.start == 1:
+            tokens = slice(ends[rows.start], ends[rows.stop])
+            yield Part(rows, (slice(0, 1), tokens), torch.ones(1, longest, dtype=torch.bool))
+        else:
+            along = torch.arange(longest)
+            real = along < lengths[rows, None]
+            yield Part(rows, (0, torch.where(real, offsets[rows, None] + along, 0)), real)
+
+
+def _groups(first: list[int], end: list[int], width: int) -> Iterator[tuple[slice, int, int]]:
+    """Runs of rows, each with the stretch low .. high that holds all of its tokens."""
+    begin, low, high = 0, 0, 0
+    for row, own in enumerate(zip(first, end, strict=True)):
+        wider = (min(low, own[0]), max(high, own[1])) if row > begin else own
+        if row > begin and (row + 1 - begin) * (wider[1] - wider[0]) * width > BYTES:
+            yield slice(begin, row), low, high
+            begin, wider = row, own
+        low, high = wider
+    if first:
+        yield slice(begin, len(first)), low, high
+
+
+def by_parts(
+    function: Callable[..., Tensor], tokens: tuple[Tensor, ...], mask: Segments, *parameters: Tensor
+) -> Tensor:
+    """function(*tokens, mask, *parameters) [S, *], in parts in eager mode on a CPU where that is worth it.
+
+    tokens: x, and what else there is of each token, in x's layout. function takes the padded layout as well, treats
+    each segment by itself, and gives what stands in padding no gradient; every tensor with a gradient is an argument.
+    """
+    x = tokens[0]
+    segments = len(mask) - (not is_padded(mask))
+    if segments < 2 or not at_once(x) or x.nbytes <= BYTES:
+        return function(*tokens, mask, *parameters)
+    return _InParts.apply(function, mask, plan(x, mask), len(tokens), *tokens, *parameters)
+
+
+class _InParts(torch.autograd.Function):
+    @staticmethod
+    def forward(function: Callable[..., Tensor], mask: Segments, parts: list[Part], k: int, *values: Tensor) -> Tensor:
+        tokens = _rows(values[:k], mask)
+        return torch.cat([function(*map(part.take, tokens), part.mask, *values[k:]) for part in parts])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        ctx.function, ctx.mask, ctx.parts, ctx.k, *values = inputs
+        ctx.save_for_backward(*values)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        k, values, wanted = ctx.k, ctx.saved_tensors, ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled():  # what is to be differentiated again is left to torch, in one piece
+            values = [v.view_as(v) for v in values]  # one may have been made from another
+            y = ctx.function(*values[:k], ctx.mask, *values[k:])
+            return None, None, None, None, *_gradients(y, values, wanted, dy, create_graph=True)
+        sums = [torch.zeros_like(v) if want else None for v, want in zip(values, wanted, strict=True)]
+        tokens = _rows(values[:k], ctx.mask)
+        for part in ctx.parts:
+            mine = [v.detach().requires_grad_(w) for v, w in zip((*map(part.take, tokens), *values[k:]), wanted)]
+            with torch.enable_grad():
+                y = ctx.function(*mine[:k], part.mask, *mine[k:])
+            found = _gradients(y, mine, wanted, dy[part.segments])
+            for i, new in enumerate(found):
+                if new is None:
+                    continue
+                if i < k:
+                    part.put(*_rows([sums[i]], ctx.mask), new)
+                else:
+                    sums[i] += new
+        return None, None, None, None, *sums
+
+
+def _rows(tokens: Iterable[Tensor], mask: Segments) -> list[Tensor]:
+    """Ragged tokens as one long row."""
+    return [v if is_padded(mask) else v[None] for v in tokens]
+
+
+def _gradients(
+    y: Tensor, values: Sequence[Tensor], wanted: Sequence[bool], dy: Tensor, create_graph: bool = False
+) -> list[Tensor | None]:
+    chosen = [v for v, want in zip(values, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(y, chosen, dy, create_graph=create_graph, materialize_grads=True))
+    return [next(found) if want else None for want in wanted]

@@ -1,0 +1,74 @@
+"""P weighted sums of each segment, y[s, p] = sum over its real tokens t of weights[p, t] x[t], from one read of x.
+
+Steps of its own for a CPU, where torch's would copy x to clear the padding, and take matrix products of inner size 1
+for the gradient of one weighting, three times as slow as a broadcast product.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.kernels.layout import Segments, Tokens, at_once, expand, is_padded, keep, total
+from lab.kernels.parts import BYTES
+
+
+def definition(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
+    """x [B, T, D], weights [B, P, T], or x [N, D], weights [N, P] -> [S, P, D] of the weights' type."""
+    if is_padded(mask):
+        return torch.bmm(keep(weights.mT, mask).mT, keep(x, mask).to(weights.dtype))
+    return total(weights[:, :, None] * x[:, None].to(weights.dtype), mask)
+
+
+def weighted_sum(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
+    """The definition, on a CPU by the shorter steps; weights come in the type to accumulate in."""
+    return _WeightedSum.apply(x, weights, mask) if at_once(x) else definition(x, weights, mask)
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
+        if not is_padded(mask):
+            return torch.stack([_bags(x.to(weights.dtype), w, mask) for w in weights.unbind(1)], 1)
+        # a half x is widened a few rows at a time, so that the copy stays in the cache
+        rows = len(x) if x.dtype == weights.dtype else max(1, BYTES // max(1, x[:1].nbytes))
+        pairs = zip(x.split(max(1, rows)), keep(weights.mT, mask).mT.split(max(1, rows)), strict=True)
+        y = torch.cat([torch.bmm(w, part.to(w.dtype)) for part, w in pairs])
+        # 0 times a NaN or Inf is NaN: a finite sum has met none in padding, and a copy of x without it is spared
+        return y if bool(y.isfinite().all()) else definition(x, weights, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        x, weights, mask = inputs
+        ctx.dtype = x.dtype
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weights, mask)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """In steps that torch can differentiate again."""
+        x, weights, mask = ctx.saved_tensors
+        dx = _to_tokens(dy, weights, mask).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return dx, None if x is None else _to_weights(dy, x.to(dy.dtype), mask), None
+
+
+def _bags(x: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """One weighted sum of ragged tokens; torch's sum of embeddings is this, of rows given by their number."""
+    every = torch.arange(len(x), dtype=offsets.dtype)
+    return torch.nn.functional.embedding_bag(
+        every, x, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+def _to_tokens(dy: Tensor, weights: Tensor, mask: Segments) -> Tensor:
+    if not is_padded(mask):
+        return sum(w[:, None] * expand(g, mask, len(w)) for w, g in zip(weights.unbind(1), dy.unbind(1), strict=True))
+    weights = keep(weights.mT, mask)
+    return weights * dy if dy.shape[1] == 1 else torch.bmm(weights, dy)
+
+
+def _to_weights(dy: Tensor, x: Tensor, mask: Segments) -> Tensor:
+    if not is_padded(mask):
+        return torch.stack([(x * expand(g, mask, len(x))).sum(-1) for g in dy.unbind(1)], 1)
+    if torch.is_grad_enabled():  # a gradient of this one would multiply what stands in padding by 0
+        x = keep(x, mask)
+    return keep(torch.bmm(x, dy.mT), mask).mT
