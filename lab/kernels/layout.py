@@ -56,6 +56,11 @@ def at_once(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def is_full(mask: Segments) -> bool:
+    """Whether a mask is known to have no padding; False where to look would cost something."""
+    return is_padded(mask) and at_once(mask) and bool(mask.all())
+
+
 def counts(mask: Segments) -> Integer[Tensor, " S"]:
     """How many real tokens each segment has."""
     return mask.sum(1) if is_padded(mask) else mask.diff()
@@ -100,9 +105,22 @@ def total(x: Tensor, mask: Segments) -> Tensor:
     return x.new_zeros(len(mask) - 1, *x.shape[1:]).index_add(0, segment_ids(mask, len(x)), x)
 
 
+def token_at(end: int, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+    """The first (end = 0) or the last (-1) real token of each segment, nothing else of x read; zeros for none."""
+    if x.shape[-2] == 0:
+        return total(x, mask)  # zeros, in the graph
+    if is_padded(mask):
+        some, at = (mask if end == 0 else mask.flip(1)).max(1)
+        rows = x[torch.arange(len(x), device=x.device), at if end == 0 else mask.shape[1] - 1 - at]
+    else:
+        some = counts(mask) > 0
+        rows = x[(mask[:-1] if end == 0 else mask[1:] - 1).clamp(0, len(x) - 1)]
+    return torch.where(some[:, None], rows, 0)
+
+
 def keep(values: Tensor, mask: Segments, fill: float = 0.0) -> Tensor:
     """The same values with `fill` at padding, whatever stood there; ragged tokens are all real."""
-    if not is_padded(mask) or (at_once(mask) and bool(mask.all())):
+    if not is_padded(mask) or is_full(mask):
         return values
     # where is three times as fast as masked_fill on a CPU, and unlike a product it lets no NaN through
     return torch.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, fill)

@@ -7,6 +7,7 @@ backward pass makes each part once more, with its graph: cheaper than to have st
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -32,9 +33,9 @@ class Part(NamedTuple):
     def put(self, values: Tensor, new: Tensor) -> None:
         """Write back what stands at real tokens."""
         if isinstance(self.at[0], slice):
-            values[self.at] = new
+            values[self.at] = new.to(values.dtype)
         else:  # gathered: padding stands anywhere
-            values[0, self.at[1][self.mask]] = new[self.mask]
+            values[0, self.at[1][self.mask]] = new[self.mask].to(values.dtype)
 
 
 def plan(x: Tensor, mask: Segments) -> list[Part]:
@@ -44,12 +45,12 @@ def plan(x: Tensor, mask: Segments) -> list[Part]:
 
 
 def _padded(mask: Tensor, width: int) -> Iterator[Part]:
-    T = mask.shape[1]
-    at = torch.arange(T)
-    first, end = torch.where(mask, at, T).amin(1).tolist(), (torch.where(mask, at, -1).amax(1) + 1).tolist()
+    # an empty row is said to have its first token, so that no part is without
+    first = mask.byte().argmax(1).tolist()
+    end = torch.where(mask, torch.arange(1, mask.shape[1] + 1), 1).amax(1).tolist()
     real = counts(mask).tolist()
     for rows, low, high in _groups(first, end, width):
-        if rows.stop - rows.start == 1 and real[rows.start] < high - low:  # padding among the tokens of the one row
+        if rows.stop - rows.start == 1 and 0 < real[rows.start] < high - low:  # padding among the tokens of the one row
             chosen = mask[rows.start].nonzero()[:, 0]
             yield Part(rows, (rows, chosen), mask[rows, chosen])
         else:
@@ -59,8 +60,8 @@ def _padded(mask: Tensor, width: int) -> Iterator[Part]:
 def _ragged(offsets: Tensor, width: int) -> Iterator[Part]:
     lengths = counts(offsets)
     ends = offsets.tolist()
-    for rows, _, longest in _groups([0] * len(lengths), lengths.tolist(), width):
-        if rows.stop - rows.start == 1:
+    for rows, _, longest in _groups([0] * len(lengths), lengths.clamp(min=1).tolist(), width):
+        if rows.stop - rows.start == 1 and ends[rows.start] < ends[rows.stop]:
             tokens = slice(ends[rows.start], ends[rows.stop])
             yield Part(rows, (slice(0, 1), tokens), torch.ones(1, longest, dtype=torch.bool))
         else:
@@ -83,63 +84,89 @@ def _groups(first: list[int], end: list[int], width: int) -> Iterator[tuple[slic
 
 
 def by_parts(
-    function: Callable[..., Tensor], tokens: tuple[Tensor, ...], mask: Segments, *parameters: Tensor
-) -> Tensor:
-    """function(*tokens, mask, *parameters) [S, *], in parts in eager mode on a CPU where that is worth it.
+    function: Callable[..., tuple[Tensor, ...]],
+    tokens: tuple[Tensor, ...],
+    mask: Segments,
+    *parameters: Tensor,
+    gradient: Callable[..., tuple[Tensor, ...]] | None = None,
+) -> tuple[Tensor, ...]:
+    """function(*tokens, mask, *parameters), some tensors [S, *]: in parts, on a CPU and where that is worth it.
 
     tokens: x, and what else there is of each token, in x's layout. function takes the padded layout as well, treats
     each segment by itself, and gives what stands in padding no gradient; every tensor with a gradient is an argument.
+    gradient(dy, *tokens, mask, *parameters), padded, is a shorter way than torch's to the gradients of the tokens, dy
+    a tuple; those of parameters are torch's to find.
     """
     x = tokens[0]
     segments = len(mask) - (not is_padded(mask))
     if segments < 2 or not at_once(x) or x.nbytes <= BYTES:
         return function(*tokens, mask, *parameters)
-    return _InParts.apply(function, mask, plan(x, mask), len(tokens), *tokens, *parameters)
+    return _InParts.apply(function, gradient, mask, plan(x, mask), len(tokens), *tokens, *parameters)
 
 
 class _InParts(torch.autograd.Function):
     @staticmethod
-    def forward(function: Callable[..., Tensor], mask: Segments, parts: list[Part], k: int, *values: Tensor) -> Tensor:
+    def forward(
+        function: Callable[..., tuple[Tensor, ...]], _: Any, mask: Segments, parts: list[Part], k: int, *values: Tensor
+    ) -> tuple[Tensor, ...]:
         tokens = _rows(values[:k], mask)
-        return torch.cat([function(*map(part.take, tokens), part.mask, *values[k:]) for part in parts])
+        pooled = [function(*map(part.take, tokens), part.mask, *values[k:]) for part in parts]
+        return tuple(torch.cat(each) for each in zip(*pooled, strict=True))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
-        ctx.function, ctx.mask, ctx.parts, ctx.k, *values = inputs
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:  # noqa: ARG004
+        ctx.function, ctx.gradient, ctx.mask, ctx.parts, ctx.k, *values = inputs
         ctx.save_for_backward(*values)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        k, values, wanted = ctx.k, ctx.saved_tensors, ctx.needs_input_grad[4:]
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
+        k, values, wanted = ctx.k, ctx.saved_tensors, ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():  # what is to be differentiated again is left to torch, in one piece
             values = [v.view_as(v) for v in values]  # one may have been made from another
             y = ctx.function(*values[:k], ctx.mask, *values[k:])
-            return None, None, None, None, *_gradients(y, values, wanted, dy, create_graph=True)
+            return *[None] * 5, *_gradients(y, values, wanted, dy, create_graph=True)
         sums = [torch.zeros_like(v) if want else None for v, want in zip(values, wanted, strict=True)]
-        tokens = _rows(values[:k], ctx.mask)
+        tokens, targets = _rows(values[:k], ctx.mask), _rows(sums[:k], ctx.mask)
+        own = ctx.gradient is not None and not any(wanted[k:])
         for part in ctx.parts:
-            mine = [v.detach().requires_grad_(w) for v, w in zip((*map(part.take, tokens), *values[k:]), wanted)]
-            with torch.enable_grad():
-                y = ctx.function(*mine[:k], part.mask, *mine[k:])
-            found = _gradients(y, mine, wanted, dy[part.segments])
-            for i, new in enumerate(found):
-                if new is None:
-                    continue
-                if i < k:
-                    part.put(*_rows([sums[i]], ctx.mask), new)
-                else:
-                    sums[i] += new
-        return None, None, None, None, *sums
+            mine, some = [*map(part.take, tokens), *values[k:]], [g[part.segments] for g in dy]
+            if own:
+                found = ctx.gradient(some, *mine[:k], part.mask, *mine[k:])
+            else:
+                mine = [v.detach().requires_grad_(want) for v, want in zip(mine, wanted, strict=True)]
+                with torch.enable_grad():
+                    y = ctx.function(*mine[:k], part.mask, *mine[k:])
+                found = _gradients(y, mine, wanted, some)
+            for target, new in zip(targets, found[:k], strict=True):
+                if target is not None:
+                    part.put(target, new)
+            for target, new in zip(sums[k:], found[k:], strict=not own):
+                if target is not None:
+                    target += new
+        return *[None] * 5, *sums
 
 
-def _rows(tokens: Iterable[Tensor], mask: Segments) -> list[Tensor]:
+def _rows(tokens: Iterable[Tensor | None], mask: Segments) -> list[Tensor | None]:
     """Ragged tokens as one long row."""
-    return [v if is_padded(mask) else v[None] for v in tokens]
+    return [v if v is None or is_padded(mask) else v[None] for v in tokens]
 
 
 def _gradients(
-    y: Tensor, values: Sequence[Tensor], wanted: Sequence[bool], dy: Tensor, create_graph: bool = False
+    y: Sequence[Tensor],
+    values: Sequence[Tensor],
+    wanted: Sequence[bool],
+    dy: Sequence[Tensor],
+    create_graph: bool = False,
 ) -> list[Tensor | None]:
-    chosen = [v for v, want in zip(values, wanted, strict=True) if want]
-    found = iter(torch.autograd.grad(y, chosen, dy, create_graph=create_graph, materialize_grads=True))
+    """Of those y that have one."""
+    has = [a.requires_grad for a in y]
+    found = iter(
+        torch.autograd.grad(
+            list(compress(y, has)),
+            list(compress(values, wanted)),
+            list(compress(dy, has)),
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+    )
     return [next(found) if want else None for want in wanted]

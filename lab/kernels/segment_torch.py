@@ -5,12 +5,13 @@ and torch differentiates them, twice if asked to. Nothing here loops over segmen
 the steps in between would not fit into a cache.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, counts, expand, is_padded, keep, segment_ids, total
+from lab.kernels.layout import Segments, counts, expand, is_full, is_padded, keep, segment_ids, total
 from lab.kernels.parts import by_parts
 from lab.kernels.weighted_sum import weighted_sum
 
@@ -33,101 +34,126 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         at = torch.arange(n, device=x.device)
         at = at.expand(len(x), n) if is_padded(mask) else at
-        first = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
+        (first,) = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
         best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
     else:
-        best = by_parts(partial(top, sign=sign), (x,), mask)
+        (best,) = by_parts(lambda x, mask: (top(x, mask, sign),), (x,), mask)
     return torch.where(_empty(mask), 0, best)
 
 
-def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> Tensor:
+def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
     """`at` of the first real token that attains the extremum, coordinate by coordinate; of any for an empty segment."""
     if is_padded(mask):
         hidden = keep(x, mask, -sign * torch.inf)
         first = (hidden.max(1) if sign > 0 else hidden.min(1)).indices
         # where all real tokens are infinite, padding equals them
         first = torch.where(mask.gather(1, first), first, mask.byte().argmax(1)[:, None])
-        return at.gather(1, first)
+        return (at.gather(1, first),)
     best = top(x, mask, sign)
     hit = (x == expand(best, mask, len(x))) | x.isnan()
     none = torch.full_like(best, len(x) - 1, dtype=at.dtype)
-    return none.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at[:, None], len(x) - 1), "amin")
+    return (none.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at[:, None], len(x) - 1), "amin"),)
+
+
+def exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """exp(s - m), zero at padding, and m, the maximum of each segment where that is finite."""
+    hidden = keep(scores, mask, -torch.inf)
+    best = top(hidden, mask, hidden=True)
+    m = torch.where(best.isinf(), 0, best)
+    return (hidden - expand(m, mask, scores.shape[is_padded(mask)])).exp_(), m
+
+
+def divisor(z: Tensor) -> Tensor:
+    """1 where z is 0: no segment of any weight has a sum of 0."""
+    return torch.where(z == 0, 1, z)
 
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
     """exp(s) over its sum in each segment; zero at padding, at scores of -inf, and where no score is finite."""
-    e, z = _exponentials(scores, mask)
-    return e / expand(z, mask, scores.shape[is_padded(mask)])
+    e, _ = exponentials(scores, mask)
+    return e / expand(divisor(total(e, mask)), mask, scores.shape[is_padded(mask)])
 
 
-def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
-    """The sum of softmax(scores) x over each segment, divided once for each segment and not for each token."""
-    e, z = _exponentials(scores, mask)
-    return total(e * keep(x, mask), mask) / z
+def exponential_sum(x: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """z = sum_t exp(x_t - m), and m."""
+    e, m = exponentials(_wide(x), mask)
+    return total(e, mask), m
 
 
-def _exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
-    """exp(s - max), zero at padding, and its sum in each segment, with 1 in place of 0."""
-    n = scores.shape[is_padded(mask)]
-    hidden = keep(scores, mask, -torch.inf)
-    e = (hidden - expand(_shift(hidden, mask), mask, n)).exp()
-    z = total(e, mask)
-    return e, torch.where(z == 0, 1, z)
+def exponential_sum_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor]:
+    e, _ = exponentials(_wide(x), mask)
+    return (e.mul_(dy[0][:, None]),)
 
 
-def logsumexp(x: Tensor, mask: Segments) -> Tensor:
-    """log sum exp over each segment and coordinate: 0 for an empty segment, -inf for one of nothing but -inf."""
-    n = x.shape[1] if is_padded(mask) else len(x)
-    hidden = keep(x, mask, -torch.inf)
-    shift = _shift(hidden, mask)
-    z = total((hidden - expand(shift, mask, n)).exp(), mask)
-    nothing = torch.where(_empty(mask), 0, -torch.inf).to(x.dtype)
-    return torch.where(z == 0, nothing, torch.where(z == 0, 1, z).log() + shift)
+def logsumexp(z: Tensor, m: Tensor, mask: Segments) -> Tensor:
+    """ln z + m: 0 for an empty segment, -inf for one of nothing but -inf."""
+    nothing = torch.where(_empty(mask), 0, -torch.inf).to(z.dtype)
+    return torch.where(z == 0, nothing, divisor(z).log() + m)
 
 
-def std(x: Tensor, mask: Segments) -> Tensor:
+def weighted_exponential_sum(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """sum_t exp(s_t - m) x_t and z: their quotient is the mean weighted by softmax(s)."""
+    e, _ = exponentials(_wide(scores), mask)
+    return total(e * keep(_wide(x), mask), mask), total(e, mask)
+
+
+def weighted_exponential_sum_gradient(
+    dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    e, _ = exponentials(_wide(scores), mask)
+    of_sum, of_z = (g[:, None] for g in dy)
+    ds = torch.addcmul(of_z, keep(_wide(x), mask), of_sum).mul_(e)
+    return e.mul_(of_sum), ds
+
+
+def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     """Population standard deviation of each segment; gradient 0 where it is 0."""
+    x = _wide(x)
     n = x.shape[1] if is_padded(mask) else len(x)
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
-    near = keep(x - expand(_shift(keep(x, mask, -torch.inf), mask), mask, n), mask)
+    best = top(x, mask)
+    near = keep(x - expand(torch.where(best.isinf(), 0, best), mask, n), mask)
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
-    return torch.where(variance == 0, 0, torch.where(variance == 0, 1, variance).sqrt())
+    return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
 
 
 def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> Tensor:
     """segment_pool in plain torch: float32 inside for half inputs, x's type again outside."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if mode in {"sum", "mean"}:
-        share = 1 / counts(mask).clamp(min=1).to(wide) if mode == "mean" else counts(mask).to(wide).fill_(1)
-        weights = expand(share, mask, x.shape[-2])
-    elif mode == "softmax" and scores.ndim < x.ndim:
-        weights = softmax(scores.to(wide), mask)
-    else:
-        return by_parts(partial(_pool, mode=mode), (x,) if scores is None else (x, scores), mask)
-    return weighted_sum(x, weights[:, None], mask)[:, 0].to(x.dtype)
+    match mode:
+        case "max" | "min":
+            return extremum(x, mask, 1 if mode == "max" else -1)
+        case "sum" | "mean":
+            n = counts(mask).to(torch.promote_types(x.dtype, torch.float32))
+            y = _sum(x, mask, 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n))
+        case "std":
+            (y,) = by_parts(std, (x,), mask)
+        case "lse":
+            y = logsumexp(*by_parts(exponential_sum, (x,), mask, gradient=exponential_sum_gradient), mask)
+        case "softmax":
+            y = softmax_sum(x, scores, mask)
+    return y.to(x.dtype)
 
 
-def _pool(x: Tensor, *rest: Tensor, mode: str) -> Tensor:
-    *scores, mask = rest
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return FORMULAS[mode](x.to(wide), *(s.to(wide) for s in scores), mask).to(x.dtype)
+def _sum(x: Tensor, mask: Segments, factor: Tensor) -> Tensor:
+    """The sum of each segment, times its factor."""
+    if is_full(mask):
+        return x.sum(1, dtype=factor.dtype) * factor[:, None]
+    return weighted_sum(x, expand(factor, mask, x.shape[-2])[:, None], mask).squeeze(1)
 
 
-FORMULAS = {
-    "max": partial(extremum, sign=1),
-    "min": partial(extremum, sign=-1),
-    "std": std,
-    "lse": logsumexp,
-    "softmax": softmax_sum,
-}
+def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
+    """The mean weighted by the softmax of scores, one per token or one per coordinate."""
+    if scores.ndim < x.ndim:
+        return weighted_sum(x, softmax(_wide(scores), mask)[:, None], mask).squeeze(1)
+    y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
+    return y / divisor(z)
 
 
-def _shift(hidden: Tensor, mask: Segments) -> Tensor:
-    """The maximum, where it is finite: what every exponential subtracts."""
-    best = top(hidden, mask, hidden=True)
-    return torch.where(best.isinf(), 0, best)
+def _wide(x: Tensor) -> Tensor:
+    """float32, or the wider type that x has."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _empty(mask: Segments) -> Tensor:

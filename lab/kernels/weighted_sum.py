@@ -13,16 +13,17 @@ from lab.kernels.layout import Segments, Tokens, at_once, expand, is_padded, kee
 from lab.kernels.parts import BYTES
 
 
-def definition(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
-    """x [B, T, D], weights [B, P, T], or x [N, D], weights [N, P] -> [S, P, D] of the weights' type."""
-    if is_padded(mask):
-        return torch.bmm(keep(weights.mT, mask).mT, keep(x, mask).to(weights.dtype))
-    return total(weights[:, :, None] * x[:, None].to(weights.dtype), mask)
-
-
 def weighted_sum(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
-    """The definition, on a CPU by the shorter steps; weights come in the type to accumulate in."""
-    return _WeightedSum.apply(x, weights, mask) if at_once(x) else definition(x, weights, mask)
+    """x [B, T, D], weights [B, P, T], or x [N, D], weights [N, P] -> [S, P, D] of the weights' type."""
+    weights = keep(weights.mT, mask) if is_padded(mask) else weights
+    return _WeightedSum.apply(x, weights, mask) if at_once(x) else _whole(x, weights, mask)
+
+
+def _whole(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
+    """Of weights [B, T, P] or [N, P] that are 0 at padding."""
+    if is_padded(mask):
+        return torch.bmm(weights.mT, keep(x, mask).to(weights.dtype))
+    return total(weights[:, :, None] * x[:, None].to(weights.dtype), mask)
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -30,12 +31,14 @@ class _WeightedSum(torch.autograd.Function):
     def forward(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
         if not is_padded(mask):
             return torch.stack([_bags(x.to(weights.dtype), w, mask) for w in weights.unbind(1)], 1)
-        # a half x is widened a few rows at a time, so that the copy stays in the cache
-        rows = len(x) if x.dtype == weights.dtype else max(1, BYTES // max(1, x[:1].nbytes))
-        pairs = zip(x.split(max(1, rows)), keep(weights.mT, mask).mT.split(max(1, rows)), strict=True)
-        y = torch.cat([torch.bmm(w, part.to(w.dtype)) for part, w in pairs])
+        if x.dtype == weights.dtype or x.nbytes <= BYTES:
+            y = torch.bmm(weights.mT, x.to(weights.dtype))
+        else:  # a few rows at a time, so that the copies stay in the cache
+            rows = max(1, BYTES // x[0].nbytes)
+            pairs = zip(weights.mT.split(rows), x.split(rows), strict=True)
+            y = torch.cat([torch.bmm(w, part.to(w.dtype)) for w, part in pairs])
         # 0 times a NaN or Inf is NaN: a finite sum has met none in padding, and a copy of x without it is spared
-        return y if bool(y.isfinite().all()) else definition(x, weights, mask)
+        return y if bool(y.sum().isfinite()) else _whole(x, weights, mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
@@ -60,10 +63,9 @@ def _bags(x: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _to_tokens(dy: Tensor, weights: Tensor, mask: Segments) -> Tensor:
-    if not is_padded(mask):
-        return sum(w[:, None] * expand(g, mask, len(w)) for w, g in zip(weights.unbind(1), dy.unbind(1), strict=True))
-    weights = keep(weights.mT, mask)
-    return weights * dy if dy.shape[1] == 1 else torch.bmm(weights, dy)
+    if is_padded(mask):
+        return weights * dy if dy.shape[1] == 1 else torch.bmm(weights, dy)
+    return sum(w[:, None] * expand(g, mask, len(w)) for w, g in zip(weights.unbind(1), dy.unbind(1), strict=True))
 
 
 def _to_weights(dy: Tensor, x: Tensor, mask: Segments) -> Tensor:
@@ -71,4 +73,4 @@ def _to_weights(dy: Tensor, x: Tensor, mask: Segments) -> Tensor:
         return torch.stack([(x * expand(g, mask, len(x))).sum(-1) for g in dy.unbind(1)], 1)
     if torch.is_grad_enabled():  # a gradient of this one would multiply what stands in padding by 0
         x = keep(x, mask)
-    return keep(torch.bmm(x, dy.mT), mask).mT
+    return keep(torch.bmm(x, dy.mT), mask)

@@ -4,6 +4,8 @@ All are computed through logarithms, so no power and no exponential overflows, i
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -11,6 +13,14 @@ from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, at_once, finite, keep
 from lab.kernels.parts import by_parts
+from lab.kernels.segment_pool import by_kernel
+from lab.kernels.segment_torch import (
+    divisor,
+    exponential_sum,
+    logsumexp,
+    weighted_exponential_sum,
+    weighted_exponential_sum_gradient,
+)
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
 from lab.pooling.selection import blank
 
@@ -33,9 +43,19 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def log_sum(x: Tensor, mask: Segments, p: Tensor, eps: float) -> Tensor:
-    """ln sum_t max(x_t, eps)^p = LSE_t(p ln max(x_t, eps)), in float32 or wider."""
-    return segment_pool(p * keep(x, mask).to(wide(x)).clamp(min=eps).log(), mask, "lse")
+def log_sum(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    """ln sum_t base(x_t)^p = LSE_t(p ln base(x_t)), in float32 or wider; base is positive."""
+    if by_kernel(x):
+        return segment_pool(_log_power(x, mask, p, base), mask, "lse")
+    return logsumexp(*by_parts(partial(_power_sum, base=base), (x,), mask, p), mask)
+
+
+def _power_sum(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    return exponential_sum(_log_power(x, mask, p, base), mask)
+
+
+def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    return p * base(keep(x, mask).to(wide(x))).log()
 
 
 def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
@@ -70,10 +90,8 @@ class GeM(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return by_parts(self.power_mean, (x,), mask, self.exponent(wide(x)))
-
-    def power_mean(self, x: Tokens, mask: Segments, p: Tensor) -> Float[Tensor, "S D"]:
-        log_mean = (log_sum(x, mask, p, self.eps) - log_counts(mask, wide(x))) / p
+        p = self.exponent(wide(x))
+        log_mean = (log_sum(x, mask, p, partial(torch.clamp, min=self.eps)) - log_counts(mask, wide(x))) / p
         return blank(log_mean.exp(), mask).to(x.dtype)
 
 
@@ -128,19 +146,36 @@ def log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
     With c = r (x - max) the mean of exp(c) is in (0, 1]. Near 1, where r is small and 1/r times its rounding large, it
     is taken as 1 + the mean of expm1(c).
     """
-    return by_parts(_log_mean_exp, (x,), mask, r)
-
-
-def _log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
-    x = keep(x, mask).to(wide(x))
-    top = segment_pool(x.detach(), mask, "max")  # its gradient cancels: the result shifts with x
-    centred = r * keep(x - segment_expand(top, mask, x.shape[-2]), mask)
-    mean = segment_pool(centred.exp(), mask, "mean")
+    n = counts(mask).clamp(min=1).to(wide(x))[:, None]
+    z, top = by_parts(partial(_sum_below_the_top, torch.exp), (x,), mask, r, gradient=_below_the_top_gradient)
+    mean = z / n
     near = mean > 0.5
     log = mean.masked_fill(near | (mean == 0), 1).log()
     if not at_once(x) or bool(near.any()):
-        log = torch.where(near, segment_pool(centred.expm1(), mask, "mean").masked_fill(~near, 0).log1p(), log)
+        z, _ = by_parts(partial(_sum_below_the_top, torch.expm1), (x,), mask, r, gradient=_below_the_top_gradient)
+        log = torch.where(near, (z / n).masked_fill(~near, 0).log1p(), log)
     return blank(top + log / r, mask)
+
+
+def _sum_below_the_top(
+    exp: Callable[[Tensor], Tensor], x: Tokens, mask: Segments, r: Tensor
+) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S D"]]:
+    """sum_t exp(c_t), and the maximum."""
+    below, top = _below_the_top(x, mask)
+    return segment_pool(keep(exp(r * below), mask), mask, "sum"), top
+
+
+def _below_the_top_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor) -> tuple[Tensor]:
+    """dx = r exp(c) dz, of exp and of expm1."""
+    e = _below_the_top(x, mask)[0].mul_(r).exp_()
+    return (keep(e, mask).mul_((r * dy[0])[:, None]),)
+
+
+def _below_the_top(x: Tokens, mask: Segments) -> tuple[Tensor, Tensor]:
+    """Each real token less the maximum, whose gradient cancels: log-mean-exp shifts with x."""
+    real = keep(x, mask).to(wide(x))
+    top = segment_pool(real.detach(), mask, "max")
+    return keep(real - segment_expand(top, mask, x.shape[-2]), mask), top
 
 
 class SoftmaxPool(nn.Module):
@@ -160,12 +195,24 @@ class SoftmaxPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return by_parts(_own_softmax, (x,), mask, self.beta.to(wide(x)))
+        beta = self.beta.to(wide(x))
+        if by_kernel(x):
+            real = keep(x, mask).to(wide(x))
+            return segment_pool(real, mask, "softmax", beta * real).to(x.dtype)
+        y, z = by_parts(_own_sums, (x,), mask, beta, gradient=_own_sums_gradient)
+        return (y / divisor(z)).to(x.dtype)
 
 
-def _own_softmax(x: Tokens, mask: Segments, beta: Tensor) -> Float[Tensor, "S D"]:
-    x_wide = keep(x, mask).to(wide(x))
-    return segment_pool(x_wide, mask, "softmax", beta * x_wide).to(x.dtype)
+def _own_sums(x: Tokens, mask: Segments, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_t exp(beta x_t) x_t and sum_t exp(beta x_t), by a common factor."""
+    real = keep(x, mask).to(wide(x))
+    return weighted_exponential_sum(real, beta * real, mask)
+
+
+def _own_sums_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor) -> tuple[Tensor]:
+    real = keep(x, mask).to(wide(x))
+    dx, ds = weighted_exponential_sum_gradient(dy, real, beta * real, mask)
+    return (dx.addcmul_(ds, beta),)
 
 
 class GNP(nn.Module):
@@ -196,10 +243,7 @@ class GNP(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         p, q = self.sign * positive(self.raw_p.to(wide(x))), self.q.to(wide(x))
-        return by_parts(self.norm, (x,), mask, p, q)
-
-    def norm(self, x: Tokens, mask: Segments, p: Tensor, q: Tensor) -> Float[Tensor, "S D"]:
-        log_norm = log_sum(x.abs(), mask, p, self.eps) / p
+        log_norm = log_sum(x, mask, p, lambda real: real.abs().clamp(min=self.eps)) / p
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
 
 

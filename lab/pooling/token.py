@@ -7,7 +7,7 @@ A linear pool is a weight per token computed from the mask alone, so several of 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens
+from lab.kernels.layout import Segments, Tokens, token_at
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
 
 
@@ -34,7 +34,7 @@ class LinearPool(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         weights = self.weights(mask, x.shape[-2])
-        return weighted_sum(x, weights[:, None], mask)[:, 0]
+        return weighted_sum(x, weights[:, None], mask).squeeze(1)
 
 
 class FirstPool(LinearPool):
@@ -46,6 +46,10 @@ class FirstPool(LinearPool):
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:  # noqa: ARG002
         return (at == 1).to(at.dtype)
 
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return token_at(0, x, mask)
+
 
 class LastPool(LinearPool):
     """The last real token, y = x[max t]: the only one that has seen all others in a causal model.
@@ -55,6 +59,10 @@ class LastPool(LinearPool):
 
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return (at == n).to(at.dtype)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return token_at(-1, x, mask)
 
 
 class MeanPool(LinearPool):

@@ -80,4 +80,4 @@ class ReceivedAttentionPool(nn.Module):
         largest = segment_expand(segment_pool(weights.detach()[..., None], mask, "max"), mask, x.shape[-2])[..., 0]
         shares = weights / torch.where(largest > 0, largest, 1)
         total = segment_expand(segment_pool(shares[..., None], mask, "sum"), mask, x.shape[-2])[..., 0]
-        return weighted_sum(x, (shares / torch.where(total > 0, total, 1))[:, None], mask)[:, 0]
+        return weighted_sum(x, (shares / torch.where(total > 0, total, 1))[:, None], mask).squeeze(1)
