@@ -110,12 +110,14 @@ def token_at(end: int, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
     if x.shape[-2] == 0:
         return total(x, mask)  # zeros, in the graph
     if is_padded(mask):
+        if at_once(mask) and bool(mask[:, end].all()):
+            return x[:, end].clone()
         some, at = (mask if end == 0 else mask.flip(1)).max(1)
         rows = x[torch.arange(len(x), device=x.device), at if end == 0 else mask.shape[1] - 1 - at]
     else:
         some = counts(mask) > 0
         rows = x[(mask[:-1] if end == 0 else mask[1:] - 1).clamp(0, len(x) - 1)]
-    return torch.where(some[:, None], rows, 0)
+    return rows if at_once(mask) and bool(some.all()) else torch.where(some[:, None], rows, 0)
 
 
 def keep(values: Tensor, mask: Segments, fill: float = 0.0) -> Tensor:

@@ -74,8 +74,10 @@ class ReceivedAttentionPool(nn.Module):
             )
         wide = torch.promote_types(torch.promote_types(x.dtype, received.dtype), torch.float32)
         weights = keep(received, mask).to(wide)
-        if not torch.compiler.is_compiling() and not bool((weights.isfinite() & (weights >= 0)).all()):
-            raise ValueError(f"received must be finite and not negative; got a minimum of {weights.min().item():g}")
+        if not torch.compiler.is_compiling() and weights.numel():
+            low, high = (end.item() for end in weights.detach().aminmax())
+            if not 0 <= low <= high < torch.inf:  # NaN is neither
+                raise ValueError(f"received must be finite and not negative; got {low:g} to {high:g}")
         # a share of the largest first: a sum of weights near the ends of their type is 0 or inf
         largest = segment_expand(segment_pool(weights.detach()[..., None], mask, "max"), mask, x.shape[-2])[..., 0]
         shares = weights / torch.where(largest > 0, largest, 1)
