@@ -15,13 +15,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.kernels import KERNELS, layout, parts, segment_pool, segment_torch
+from lab.kernels import KERNELS, layout, parts, segment_pool, segment_torch, weighted_sum
 
 
 def in_parts_of_torch(*given):
     """As on a CPU where x is large: a few segments at a time; here, of 300 bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "BYTES", 300)
+        patch.setattr(parts, "FEWEST", 0)
+        patch.setattr(weighted_sum, "FEWEST", 0)
         return segment_torch.pool(*given)
 
 

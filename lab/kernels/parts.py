@@ -15,9 +15,10 @@ from torch import Tensor
 
 from lab.kernels.layout import Segments, at_once, counts, is_padded
 
-# of the first tensor of tokens in a part, unless one segment is larger: the copies that a formula makes then fit in a
-# core's own cache of 1 MB, and below it the calls would cost more than the work
+# of x in a part, unless one segment is larger: the copies that a formula makes then fit in a core's own cache of 1 MB,
+# and in less the calls would cost more than the work; where x itself fits there is nothing to gain
 BYTES = 2**18
+FEWEST = 4  # parts
 
 
 class Part(NamedTuple):
@@ -39,48 +40,49 @@ class Part(NamedTuple):
 
 
 def plan(x: Tensor, mask: Segments) -> list[Part]:
-    """Neighbouring segments in parts of at most BYTES of x, or of one segment."""
+    """Neighbouring segments in parts of at most BYTES of x, or of one segment, which then has no padding."""
     width = x[(0,) * mask.ndim].nbytes
     return list(_padded(mask, width) if is_padded(mask) else _ragged(mask, width))
 
 
 def _padded(mask: Tensor, width: int) -> Iterator[Part]:
-    # an empty row is said to have its first token, so that no part is without
-    first = mask.byte().argmax(1).tolist()
-    end = torch.where(mask, torch.arange(1, mask.shape[1] + 1), 1).amax(1).tolist()
-    real = counts(mask).tolist()
-    for rows, low, high in _groups(first, end, width):
-        if rows.stop - rows.start == 1 and 0 < real[rows.start] < high - low:  # padding among the tokens of the one row
-            chosen = mask[rows.start].nonzero()[:, 0]
-            yield Part(rows, (rows, chosen), mask[rows, chosen])
-        else:
-            yield Part(rows, (rows, slice(low, high)), mask[rows, low:high])
+    B, T = mask.shape
+    rows = BYTES // (T * width)
+    if rows > 1:
+        for start in range(0, B, rows):
+            some = slice(start, min(B, start + rows))
+            yield Part(some, (some, slice(0, T)), mask[some])
+        return
+    first, real = mask.byte().argmax(1).tolist(), counts(mask).tolist()
+    end = torch.where(mask, torch.arange(1, T + 1), 1).amax(1).tolist()  # an empty row keeps one token of padding
+    for row in range(B):
+        alone, tokens = slice(row, row + 1), slice(first[row], end[row])
+        if 0 < real[row] < end[row] - first[row]:  # padding among the tokens
+            tokens = mask[row].nonzero()[:, 0]
+        yield Part(alone, (alone, tokens), mask[alone, tokens])
 
 
 def _ragged(offsets: Tensor, width: int) -> Iterator[Part]:
-    lengths = counts(offsets)
-    ends = offsets.tolist()
-    for rows, _, longest in _groups([0] * len(lengths), lengths.clamp(min=1).tolist(), width):
-        if rows.stop - rows.start == 1 and ends[rows.start] < ends[rows.stop]:
-            tokens = slice(ends[rows.start], ends[rows.stop])
-            yield Part(rows, (slice(0, 1), tokens), torch.ones(1, longest, dtype=torch.bool))
-        else:
+    ends, lengths = offsets.tolist(), counts(offsets)
+    for some, longest in _groups(lengths.clamp(min=1).tolist(), width):
+        if some.stop - some.start == 1 and ends[some.start] < ends[some.stop]:
+            tokens = slice(ends[some.start], ends[some.stop])
+            yield Part(some, (slice(0, 1), tokens), torch.ones(1, longest, dtype=torch.bool))
+        else:  # side by side, with one token of padding where there is none
             along = torch.arange(longest)
-            real = along < lengths[rows, None]
-            yield Part(rows, (0, torch.where(real, offsets[rows, None] + along, 0)), real)
+            real = along < lengths[some, None]
+            yield Part(some, (0, torch.where(real, offsets[some, None] + along, 0)), real)
 
 
-def _groups(first: list[int], end: list[int], width: int) -> Iterator[tuple[slice, int, int]]:
-    """Runs of rows, each with the stretch low .. high that holds all of its tokens."""
-    begin, low, high = 0, 0, 0
-    for row, own in enumerate(zip(first, end, strict=True)):
-        wider = (min(low, own[0]), max(high, own[1])) if row > begin else own
-        if row > begin and (row + 1 - begin) * (wider[1] - wider[0]) * width > BYTES:
-            yield slice(begin, row), low, high
-            begin, wider = row, own
-        low, high = wider
-    if first:
-        yield slice(begin, len(first)), low, high
+def _groups(lengths: list[int], width: int) -> Iterator[tuple[slice, int]]:
+    """Runs of segments of at most BYTES when padded to the longest of them, and its length."""
+    start, longest = 0, 0
+    for s, length in enumerate(lengths):
+        if s > start and (s + 1 - start) * max(longest, length) * width > BYTES:
+            yield slice(start, s), longest
+            start, longest = s, 0
+        longest = max(longest, length)
+    yield slice(start, len(lengths)), longest
 
 
 def by_parts(
@@ -99,7 +101,7 @@ def by_parts(
     """
     x = tokens[0]
     segments = len(mask) - (not is_padded(mask))
-    if segments < 2 or not at_once(x) or x.nbytes <= BYTES:
+    if segments < 2 or not at_once(x) or x.nbytes <= FEWEST * BYTES:
         return function(*tokens, mask, *parameters)
     return _InParts.apply(function, gradient, mask, plan(x, mask), len(tokens), *tokens, *parameters)
 

@@ -16,14 +16,19 @@ from lab.kernels.parts import by_parts
 from lab.kernels.weighted_sum import weighted_sum
 
 
-def top(x: Tensor, mask: Segments, sign: int = 1, hidden: bool = False) -> Tensor:
+def top(x: Tensor, mask: Segments, sign: int = 1) -> Tensor:
     """The largest (sign 1) or smallest (-1) value of each segment, without gradient; -inf or inf for an empty one."""
     x, worst, how = x.detach(), -sign * torch.inf, "amax" if sign > 0 else "amin"
-    if is_padded(mask):
-        start = x.new_full((len(x), *x.shape[2:]), worst)
-        return getattr(x if hidden else keep(x, mask, worst), how)(1) if x.shape[1] else start
-    start = x.new_full((len(mask) - 1, *x.shape[1:]), worst)
+    if is_padded(mask) and x.shape[1]:
+        return getattr(keep(x, mask, worst), how)(1)
+    start = x.new_full((len(mask) - (not is_padded(mask)), *x.shape[mask.ndim :]), worst)
     return start.scatter_reduce(0, _ids_like(x, mask), x, how) if x.numel() else start
+
+
+def finite_top(x: Tensor, mask: Segments) -> Tensor:
+    """The maximum of each segment where that is finite, else 0: what an exponential or a deviation subtracts."""
+    best = top(x, mask)
+    return best.masked_fill(best.isinf(), 0)
 
 
 def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
@@ -38,7 +43,7 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
         best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
     else:
         (best,) = by_parts(lambda x, mask: (top(x, mask, sign),), (x,), mask)
-    return torch.where(_empty(mask), 0, best)
+    return best if is_full(mask) else torch.where(_empty(mask), 0, best)
 
 
 def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
@@ -58,14 +63,13 @@ def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
 def exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
     """exp(s - m), zero at padding, and m, the maximum of each segment where that is finite."""
     hidden = keep(scores, mask, -torch.inf)
-    best = top(hidden, mask, hidden=True)
-    m = torch.where(best.isinf(), 0, best)
+    m = finite_top(hidden, mask)
     return (hidden - expand(m, mask, scores.shape[is_padded(mask)])).exp_(), m
 
 
 def divisor(z: Tensor) -> Tensor:
     """1 where z is 0: no segment of any weight has a sum of 0."""
-    return torch.where(z == 0, 1, z)
+    return z.masked_fill(z == 0, 1)
 
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
@@ -112,8 +116,7 @@ def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     n = x.shape[1] if is_padded(mask) else len(x)
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
-    best = top(x, mask)
-    near = keep(x - expand(torch.where(best.isinf(), 0, best), mask, n), mask)
+    near = keep(x - expand(finite_top(x, mask), mask, n), mask)
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
     return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
@@ -125,8 +128,7 @@ def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> 
         case "max" | "min":
             return extremum(x, mask, 1 if mode == "max" else -1)
         case "sum" | "mean":
-            n = counts(mask).to(torch.promote_types(x.dtype, torch.float32))
-            y = _sum(x, mask, 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n))
+            y = _sum(x, mask, mode)
         case "std":
             (y,) = by_parts(std, (x,), mask)
         case "lse":
@@ -136,11 +138,14 @@ def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> 
     return y.to(x.dtype)
 
 
-def _sum(x: Tensor, mask: Segments, factor: Tensor) -> Tensor:
-    """The sum of each segment, times its factor."""
-    if is_full(mask):
-        return x.sum(1, dtype=factor.dtype) * factor[:, None]
-    return weighted_sum(x, expand(factor, mask, x.shape[-2])[:, None], mask).squeeze(1)
+def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
+    """The sum of each segment, or the mean."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if x.shape[-2] and is_full(mask):
+        return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
+    n = counts(mask).to(wide)
+    weights = expand(1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n), mask, x.shape[-2])
+    return weighted_sum(x, weights[:, None], mask).squeeze(1)
 
 
 def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:

@@ -4,19 +4,24 @@ Steps of its own for a CPU, where torch's would copy x to clear the padding, and
 for the gradient of one weighting, three times as slow as a broadcast product.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, Tokens, at_once, expand, is_padded, keep, total
-from lab.kernels.parts import BYTES
+from lab.kernels.layout import Segments, Tokens, at_once, expand, finite, is_padded, keep, total
+from lab.kernels.parts import BYTES, FEWEST
 
 
 def weighted_sum(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
     """x [B, T, D], weights [B, P, T], or x [N, D], weights [N, P] -> [S, P, D] of the weights' type."""
     weights = keep(weights.mT, mask) if is_padded(mask) else weights
-    return _WeightedSum.apply(x, weights, mask) if at_once(x) else _whole(x, weights, mask)
+    if not at_once(x):
+        return _whole(x, weights, mask)
+    if x.nbytes <= FEWEST * BYTES and weights.shape[-1] == 1:  # a product in the cache is soon made
+        return total(finite(x, mask) * weights, mask)[:, None]
+    return _WeightedSum.apply(x, weights, mask)
 
 
 def _whole(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
@@ -38,7 +43,7 @@ class _WeightedSum(torch.autograd.Function):
             pairs = zip(weights.mT.split(rows), x.split(rows), strict=True)
             y = torch.cat([torch.bmm(w, part.to(w.dtype)) for w, part in pairs])
         # 0 times a NaN or Inf is NaN: a finite sum has met none in padding, and a copy of x without it is spared
-        return y if bool(y.sum().isfinite()) else _whole(x, weights, mask)
+        return y if math.isfinite(y.sum().item()) else _whole(x, weights, mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
