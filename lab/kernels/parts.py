@@ -22,21 +22,28 @@ FEWEST = 4  # parts
 
 
 class Part(NamedTuple):
-    """Some segments as padded [s, L] tokens; `at` says where those stand in [B, T], or in ragged tokens as [1, N]."""
+    """Some segments as padded [s, L] tokens: those at `at` in [B, T], or in ragged tokens as [1, N].
+
+    Ragged segments of several lengths stand side by side in a copy, where `places` in [s L] are the real tokens'.
+    """
 
     segments: slice
-    at: tuple[Any, Any]
+    at: tuple[slice, slice | Tensor]
     mask: Tensor
+    places: Tensor | None = None
 
     def take(self, values: Tensor) -> Tensor:
-        return values[self.at]
+        found = values[self.at]
+        if self.places is None:
+            return found
+        padded = found.new_zeros(self.mask.numel(), *found.shape[2:])
+        return padded.index_copy_(0, self.places, found[0]).unflatten(0, self.mask.shape)
 
     def put(self, values: Tensor, new: Tensor) -> None:
         """Write back what stands at real tokens."""
-        if isinstance(self.at[0], slice):
-            values[self.at] = new.to(values.dtype)
-        else:  # gathered: padding stands anywhere
-            values[0, self.at[1][self.mask]] = new[self.mask].to(values.dtype)
+        if self.places is not None:
+            new = new.flatten(0, 1).index_select(0, self.places)
+        values[self.at] = new.to(values.dtype)
 
 
 def plan(x: Tensor, mask: Segments) -> list[Part]:
@@ -64,14 +71,11 @@ def _padded(mask: Tensor, width: int) -> Iterator[Part]:
 
 def _ragged(offsets: Tensor, width: int) -> Iterator[Part]:
     ends, lengths = offsets.tolist(), counts(offsets)
-    for some, longest in _groups(lengths.clamp(min=1).tolist(), width):
-        if some.stop - some.start == 1 and ends[some.start] < ends[some.stop]:
-            tokens = slice(ends[some.start], ends[some.stop])
-            yield Part(some, (slice(0, 1), tokens), torch.ones(1, longest, dtype=torch.bool))
-        else:  # side by side, with one token of padding where there is none
-            along = torch.arange(longest)
-            real = along < lengths[some, None]
-            yield Part(some, (0, torch.where(real, offsets[some, None] + along, 0)), real)
+    for some, longest in _groups(lengths.clamp(min=1).tolist(), width):  # no part is without a place for a token
+        mask = torch.arange(longest) < lengths[some, None]
+        alone = some.stop - some.start == 1 and bool(lengths[some.start])
+        places = None if alone else mask.flatten().nonzero()[:, 0]
+        yield Part(some, (slice(0, 1), slice(ends[some.start], ends[some.stop])), mask, places)
 
 
 def _groups(lengths: list[int], width: int) -> Iterator[tuple[slice, int]]:

@@ -6,6 +6,7 @@ All are computed through logarithms, so no power and no exponential overflows, i
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -247,6 +248,23 @@ class GNP(nn.Module):
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
 
 
+class _Norm(torch.autograd.Function):
+    """|x_t|, whose gradients of every order are 0 at 0, as padding may be; torch's second is NaN there."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x, dim=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        x, norm = ctx.saved_tensors
+        return x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None]
+
+
 class NormWeightedMeanPool(nn.Module):
     """Mean of tokens weighted by a power of their norm, y = sum_t |x_t|^alpha x_t / sum_t |x_t|^alpha.
 
@@ -263,5 +281,5 @@ class NormWeightedMeanPool(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         real = finite(x, mask)
-        norm = torch.linalg.vector_norm(real, dim=-1, dtype=wide(x))
+        norm = _Norm.apply(real.to(wide(x)))
         return segment_pool(real, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())
