@@ -91,6 +91,21 @@ def test_every_token_is_in_one_part_and_a_row_alone_has_no_padding(ragged, small
         assert [s for part in found for s in range(9)[part.segments]] == list(range(9))
 
 
+@LAYOUTS
+def test_inputs_made_from_one_another_are_not_counted_twice(ragged, small):
+    x, mask = drawn(4, 5, 3)
+    x = x.nan_to_num(0)
+    if ragged:
+        x, mask = to_ragged(x, mask)
+    scale = torch.ones(6, dtype=x.dtype)
+
+    def value(x):
+        return by_parts(spread, (x, x.square().sum(-1)), mask, scale)[0]
+
+    assert torch.autograd.gradcheck(value, (x.requires_grad_(),), fast_mode=True)
+    assert torch.autograd.gradgradcheck(value, (x,), fast_mode=True)
+
+
 def test_only_the_inputs_are_kept(small):
     x, mask = drawn(9, 12, 0)
     kept = []

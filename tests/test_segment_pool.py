@@ -205,6 +205,19 @@ def test_minus_infinity_among_real_tokens(implementation, k, in_parts):
     assert all(torch.equal(g[1], torch.zeros_like(g[1])) and g.isfinite().all() for g in grads)
 
 
+@every_implementation
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_padding_is_not_taken_for_an_infinite_extremum(implementation, mode):
+    worst = -torch.inf if mode == "max" else torch.inf
+    for poison in (0.0, torch.nan):
+        x, mask = torch.full((2, 30, 3), worst), torch.ones(2, 30, dtype=torch.bool)
+        mask[:, :4], x[:, :4] = False, poison
+        y, grad = value_and_grads(implementation, x, mask, mode, None, torch.ones(2, 3))
+        assert torch.equal(y, torch.full((2, 3), worst))
+        assert torch.equal(grad[:, 4], torch.ones(2, 3))
+        assert grad.sum() == 6
+
+
 @every_mode
 @every_implementation
 def test_a_real_nan_is_seen_and_stays_in_its_segment(implementation, mode):

@@ -7,7 +7,6 @@ A linear pool is a weight per token computed from the mask alone, so several of 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels import segment_pool as kernel
 from lab.kernels.layout import Segments, Tokens, token_at
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
 
@@ -74,10 +73,6 @@ class MeanPool(LinearPool):
 
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return (at > 0) / n
-
-    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
-        return kernel.segment_pool(x, mask, "mean")  # without a word about places
 
 
 class SqrtMeanPool(LinearPool):
