@@ -144,14 +144,15 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     if x.shape[-2] and is_full(mask):
         return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
     n = counts(mask).to(wide)
-    weights = expand(1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n), mask, x.shape[-2])
-    return weighted_sum(x, weights[:, None], mask).squeeze(1)
+    share = 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n)
+    weights = share[:, None] * mask if is_padded(mask) else expand(share, mask, len(x))
+    return weighted_sum(x, weights[..., None], mask).squeeze(1)
 
 
 def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
     """The mean weighted by the softmax of scores, one per token or one per coordinate."""
     if scores.ndim < x.ndim:
-        return weighted_sum(x, softmax(_wide(scores), mask)[:, None], mask).squeeze(1)
+        return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
     y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
     return y / divisor(z)
 

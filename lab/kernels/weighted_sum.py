@@ -15,8 +15,7 @@ from lab.kernels.parts import BYTES, FEWEST
 
 
 def weighted_sum(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
-    """x [B, T, D], weights [B, P, T], or x [N, D], weights [N, P] -> [S, P, D] of the weights' type."""
-    weights = keep(weights.mT, mask) if is_padded(mask) else weights
+    """x [B, T, D] or [N, D], weights [B, T, P] or [N, P], 0 at padding -> [S, P, D] of the weights' type."""
     if not at_once(x):
         return _whole(x, weights, mask)
     if x.nbytes <= FEWEST * BYTES and weights.shape[-1] == 1:  # a product in the cache is soon made
@@ -25,7 +24,6 @@ def weighted_sum(x: Tokens, weights: Tensor, mask: Segments) -> Tensor:
 
 
 def _whole(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
-    """Of weights [B, T, P] or [N, P] that are 0 at padding."""
     if is_padded(mask):
         return torch.bmm(weights.mT, keep(x, mask).to(weights.dtype))
     return total(weights[:, :, None] * x[:, None].to(weights.dtype), mask)

@@ -95,7 +95,8 @@ def weighted_sum(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Fl
     """
     weights = weights.to(torch.promote_types(x.dtype, torch.float32))
     if is_padded(mask) or x.device.type == "cpu":
-        return product.weighted_sum(x, weights, mask).to(x.dtype)
+        columns = layout.keep(weights.mT, mask) if is_padded(mask) else weights
+        return product.weighted_sum(x, columns, mask).to(x.dtype)
     products = weights[:, :, None] * x.to(weights.dtype)[:, None]
     pooled = kernel.segment_pool(products.flatten(1), mask, "sum")  # and not index_add, which is atomic on a GPU
     return pooled.unflatten(1, products.shape[1:]).to(x.dtype)
