@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, finite, keep
+from lab.kernels.layout import Segments, Tokens, at_once, keep
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
@@ -249,20 +249,20 @@ class GNP(nn.Module):
 
 
 class _Norm(torch.autograd.Function):
-    """|x_t|, whose gradients of every order are 0 at 0, as padding may be; torch's second is NaN there."""
+    """|x_t|, 0 at padding; its gradients of every order are 0 where it is 0, as torch's second is not."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=-1)
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        return keep(torch.linalg.vector_norm(x, dim=-1), mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        x, norm = ctx.saved_tensors
-        return x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        x, mask, norm = ctx.saved_tensors
+        return keep(x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None], mask), None
 
 
 class NormWeightedMeanPool(nn.Module):
@@ -280,6 +280,5 @@ class NormWeightedMeanPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        real = finite(x, mask)
-        norm = _Norm.apply(real.to(wide(x)))
-        return segment_pool(real, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())
+        norm = _Norm.apply(x.to(wide(x)), mask)
+        return segment_pool(x, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())
