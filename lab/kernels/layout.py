@@ -113,10 +113,10 @@ def token_at(end: int, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
     if x.shape[-2] == 0:
         return total(x, mask)  # zeros, in the graph
     if is_padded(mask):
-        if at_once(mask) and bool(mask[:, end].all()):
-            return x[:, end].clone()
+        if end == 0 and at_once(mask) and bool(mask[:, 0].all()):  # padding behind, as is usual: a column
+            return x[:, 0].clone()
         some, at = (mask if end == 0 else mask.flip(1)).max(1)
-        rows = x[torch.arange(len(x), device=x.device), at if end == 0 else mask.shape[1] - 1 - at]
+        rows = x[torch.arange(len(x), device=x.device), at if end == 0 else -1 - at]
     else:
         some = counts(mask) > 0
         rows = x[(mask[:-1] if end == 0 else mask[1:] - 1).clamp(0, len(x) - 1)]
