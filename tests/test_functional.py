@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.kernels import layout
+from lab.kernels import weighted_sum as product
 from lab.kernels.segment_pool import MODES
 from lab.pooling import functional
 from lab.pooling.token import FirstPool, LastPool, MaxPool, MeanPool, PositionMeanPool, SqrtMeanPool
@@ -111,6 +113,81 @@ def test_weighted_sum_in_both_layouts():
     torch.testing.assert_close(functional.weighted_sum(rows, weights.transpose(1, 2)[mask], offsets), want)
 
 
+@pytest.mark.parametrize("P", [1, 3])
+@pytest.mark.parametrize("ragged", [False, True], ids=["padded", "ragged"])
+@pytest.mark.parametrize("small", [True, False])
+def test_gradients_of_weighted_sum(ragged, P, small, monkeypatch):
+    """Of tokens and of weights, with NaN in padding; and the gradients of the gradients."""
+    monkeypatch.setattr(product, "FEWEST", 4 if small else 0)
+    x, mask = drawn()
+    weights, dy = torch.randn(3, P, 11).double(), torch.randn(3, P, 4).double()
+    rows = [(x[b][mask[b]].requires_grad_(), weights[b][:, mask[b]].requires_grad_()) for b in range(3)]
+    want = torch.autograd.grad([w @ row for row, w in rows], [v for pair in rows for v in pair], list(dy))
+    dx, dw = torch.cat(want[::2]), torch.cat(want[1::2], 1).mT  # of the real tokens
+    x = torch.where(mask[..., None], x, torch.nan)
+    weights = torch.where(mask[:, None], weights, torch.nan)
+    given = (*functional.to_ragged(x, mask), weights.mT[mask]) if ragged else (x, mask, weights)
+    inputs = [v.clone().requires_grad_() for v in (given[0], given[2])]
+    found = torch.autograd.grad(functional.weighted_sum(inputs[0], inputs[1], given[1]), inputs, dy)
+    got = found if ragged else (found[0][mask], found[1].mT[mask])
+    torch.testing.assert_close(got, (dx, dw))
+    if not ragged:
+        assert not found[0][~mask].any()
+        assert not found[1].mT[~mask].any()
+    out = torch.randn(3, P, 4, dtype=torch.float64, requires_grad=True)
+    once = torch.autograd.grad(functional.weighted_sum(inputs[0], inputs[1], given[1]), inputs, out, create_graph=True)
+    twice = torch.autograd.grad(sum(g.nan_to_num(0).sum() for g in once), [*inputs, out])
+    assert all(g.isfinite().all() for g in twice)
+    inputs = [v.detach().nan_to_num(0).requires_grad_() for v in inputs]
+    assert torch.autograd.gradgradcheck(lambda x, w: functional.weighted_sum(x, w, given[1]), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["padded", "ragged"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weighted_sums_of_half_tokens_are_rounded_once(ragged, dtype, monkeypatch):
+    monkeypatch.setattr(product, "BYTES", 200)  # several rows, one after the other
+    monkeypatch.setattr(product, "FEWEST", 0)
+    x, mask = drawn(B=5, T=300)
+    eps = torch.finfo(dtype).eps
+    x, weights = (100 + x).to(dtype), torch.full((5, 2, 300), (1 + 0.49 * eps) / 256)  # would be rounded to 1 / 256
+    want = torch.bmm(torch.where(mask[:, None], weights, 0).double(), x.double())
+    given = (*functional.to_ragged(x, mask), weights.mT[mask]) if ragged else (x, mask, weights)
+    got = functional.weighted_sum(given[0], given[2], given[1])
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=0.51 * eps, atol=0)
+
+
+@pytest.mark.parametrize("pool", [FirstPool, LastPool])
+def test_a_picked_token_is_a_copy_and_reads_nothing_else(pool):
+    x = torch.full((2, 5, 3), torch.nan)
+    x[:, [0, 4]] = torch.tensor([1.0, 2.0])[:, None]
+    kept = x.clone()
+    y = pool(3)(x, torch.ones(2, 5, dtype=torch.bool))
+    assert torch.equal(y, torch.full((2, 3), 1.0 if pool is FirstPool else 2.0))
+    y.add_(1)
+    assert torch.equal(x.nan_to_num(7), kept.nan_to_num(7))
+
+
+@pytest.mark.parametrize("fill", [0.0, -torch.inf, torch.inf, 3.0])
+def test_keep_stops_a_gradient_of_nan(fill):
+    x, mask = drawn()
+    dy = torch.where(mask[..., None], 2.0, torch.nan).expand_as(x).to(x.dtype)
+    (dx,) = torch.autograd.grad(layout.keep(x.requires_grad_(), mask, fill), x, dy)
+    assert torch.equal(dx, torch.where(mask[..., None], 2.0, 0.0).expand_as(x).to(x.dtype))
+
+
+@pytest.mark.parametrize("fill", [0.0, -torch.inf, torch.inf, 3.0])
+@pytest.mark.parametrize("poison", [0.0, torch.nan, torch.inf])
+def test_keep_hides_whatever_stands_in_padding(fill, poison):
+    x, mask = drawn()
+    x = torch.where(mask[..., None], x, poison)
+    got = layout.keep(x, mask, fill)
+    assert torch.equal(got[mask], x[mask])
+    assert torch.equal(got[~mask], torch.full_like(got[~mask], fill))
+    assert functional.to_ragged(layout.finite(x, mask), mask)[0].isfinite().all()
+    assert layout.finite(x, mask)[~mask].isfinite().all()
+
+
 def test_linear_pools_say_their_weights_in_both_layouts():
     x, mask = drawn()
     rows, offsets = functional.to_ragged(x, mask)
@@ -166,6 +243,8 @@ def test_bad_modes_and_scores_are_refused(mode, scores, says):
 
 COMPILE = """
 import torch
+from lab.kernels import layout
+from lab.kernels import weighted_sum as product
 from lab.kernels.segment_pool import MODES
 from lab.pooling import functional
 

@@ -166,6 +166,24 @@ def test_equal_layers_give_themselves(name):
     torch.testing.assert_close(pool(one.expand(5, 3, 4)), one)
 
 
+def test_the_first_of_equal_layers_has_the_gradient_of_the_maximum():
+    h = torch.tensor([[0.0], [1.0], [1.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(LayerMax(1, 3)(h).sum(), h)
+    assert slope.tolist() == [[0], [1], [0]]
+
+
+@pytest.mark.parametrize("pool", [LayerMean(2, 4), LayerMean(2, 4, start=1), FirstLastMean(2, 4)], ids=repr)
+def test_means_of_half_layers_do_not_overflow(pool):
+    h = torch.full((4, 3, 2), 60_000.0, dtype=torch.float16)
+    assert torch.equal(pool(h), h[0])
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_first_last_means_from_each_layer(first):
+    h = torch.randn(4, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(FirstLastMean(2, 4, first)(h), (h[first] + h[3]) / 2)
+
+
 def test_equal_layers_do_not_give_themselves_where_the_mix_is_not_convex():
     one = torch.randn(3, 4, dtype=torch.float64)
     for name in ("softmax mix", "softmax mix, normed", "pair"):

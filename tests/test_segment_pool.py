@@ -15,9 +15,23 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.kernels import KERNELS, layout, segment_pool, segment_torch
+from lab.kernels import KERNELS, layout, parts, segment_pool, segment_torch, weighted_sum
 
-IMPLEMENTATIONS = {"kernel": KERNELS["segment_pool"][0], "torch": segment_torch.pool}
+
+def in_parts_of_torch(*given):
+    """As on a CPU where x is large: a few segments at a time; here, of 300 bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "BYTES", 300)
+        patch.setattr(parts, "FEWEST", 0)
+        patch.setattr(weighted_sum, "FEWEST", 0)
+        return segment_torch.pool(*given)
+
+
+IMPLEMENTATIONS = {
+    "kernel": KERNELS["segment_pool"][0],
+    "torch": segment_torch.pool,
+    "torch, in parts": in_parts_of_torch,
+}
 definition = KERNELS["segment_pool"][1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 size = st.integers(1, 70) | st.sampled_from([31, 32, 33, 63, 64, 65])  # BLOCK_T = 32, BLOCK_D = 64
@@ -191,6 +205,19 @@ def test_minus_infinity_among_real_tokens(implementation, k, in_parts):
     assert all(torch.equal(g[1], torch.zeros_like(g[1])) and g.isfinite().all() for g in grads)
 
 
+@every_implementation
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_padding_is_not_taken_for_an_infinite_extremum(implementation, mode):
+    worst = -torch.inf if mode == "max" else torch.inf
+    for poison in (0.0, torch.nan):
+        x, mask = torch.full((2, 30, 3), worst), torch.ones(2, 30, dtype=torch.bool)
+        mask[:, :4], x[:, :4] = False, poison
+        y, grad = value_and_grads(implementation, x, mask, mode, None, torch.ones(2, 3))
+        assert torch.equal(y, torch.full((2, 3), worst))
+        assert torch.equal(grad[:, 4], torch.ones(2, 3))
+        assert grad.sum() == 6
+
+
 @every_mode
 @every_implementation
 def test_a_real_nan_is_seen_and_stays_in_its_segment(implementation, mode):
@@ -292,13 +319,14 @@ def test_the_same_bits_every_time(implementation, mode, wide, where, in_parts):
 
 @wide_or_not
 @pytest.mark.parametrize("where", ["padded", "ragged"])
-def test_gradcheck(mode, wide, where):
+@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS.values())[1:], ids=list(IMPLEMENTATIONS)[1:])
+def test_gradcheck(implementation, mode, wide, where):
     """The torch path is what runs in float64; it can be differentiated twice."""
-    x, mask, scores, _ = drawn(mode, wide, 2, 5, 3, layout_name=where)
+    x, mask, scores, _ = drawn(mode, wide, 3, 5, 3, layout_name=where)
     x, scores = x.nan_to_num(0).double(), None if scores is None else scores.nan_to_num(0).double()
     inputs = [v.requires_grad_() for v in (x, scores) if v is not None]
-    assert torch.autograd.gradcheck(lambda x, *s: segment_torch.pool(x, mask, mode, *s), inputs)
-    assert torch.autograd.gradgradcheck(lambda x, *s: segment_torch.pool(x, mask, mode, *s), inputs)
+    assert torch.autograd.gradcheck(lambda x, *s: implementation(x, mask, mode, *s), inputs)
+    assert torch.autograd.gradgradcheck(lambda x, *s: implementation(x, mask, mode, *s), inputs)
 
 
 @wide_or_not

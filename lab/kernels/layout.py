@@ -4,6 +4,9 @@ Every function takes the second argument as it comes: bool means a mask (True = 
 (S + 1 of them: segment s is rows offsets[s] to offsets[s + 1]). Per-segment results have one row per segment in both.
 """
 
+import math
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
@@ -51,6 +54,16 @@ def is_padded(mask: Tensor) -> bool:
     return mask.dtype == torch.bool
 
 
+def at_once(x: Tensor) -> bool:
+    """Whether a value may be looked at for nothing: on a CPU and outside of a graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_full(mask: Segments) -> bool:
+    """Whether a mask is known to have no padding; False where to look would cost something."""
+    return is_padded(mask) and at_once(mask) and bool(mask.all())
+
+
 def counts(mask: Segments) -> Integer[Tensor, " S"]:
     """How many real tokens each segment has."""
     return mask.sum(1) if is_padded(mask) else mask.diff()
@@ -86,12 +99,73 @@ def expand(y: Shaped[Tensor, " S *K"], mask: Segments, n: int) -> Shaped[Tensor,
     return y.index_select(0, segment_ids(mask, n))
 
 
+def total(x: Tensor, mask: Segments) -> Tensor:
+    """Sum over each segment of x [B, T, *K] or [N, *K]; what stands in padding must have been cleared."""
+    if is_padded(mask):
+        return x.sum(1)
+    if len(mask) == 1:
+        return x[:0]  # no segments, so no tokens; still in the graph
+    return x.new_zeros(len(mask) - 1, *x.shape[1:]).index_add(0, segment_ids(mask, len(x)), x)
+
+
+def token_at(end: int, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+    """The first (end = 0) or the last (-1) real token of each segment, nothing else of x read; zeros for none."""
+    if x.shape[-2] == 0:
+        return total(x, mask)  # zeros, in the graph
+    if is_padded(mask):
+        if end == 0 and at_once(mask) and bool(mask[:, 0].all()):  # padding behind, as is usual: a column
+            return x[:, 0].clone()
+        some, at = (mask if end == 0 else mask.flip(1)).max(1)
+        rows = x[torch.arange(len(x), device=x.device), at if end == 0 else -1 - at]
+    else:
+        some = counts(mask) > 0
+        rows = x[(mask[:-1] if end == 0 else mask[1:] - 1).clamp(0, len(x) - 1)]
+    return rows if at_once(mask) and bool(some.all()) else torch.where(some[:, None], rows, 0)
+
+
 def keep(values: Tensor, mask: Segments, fill: float = 0.0) -> Tensor:
     """The same values with `fill` at padding, whatever stood there; ragged tokens are all real."""
-    if not is_padded(mask):
+    if not is_padded(mask) or is_full(mask):
         return values
-    # where is three times as fast as masked_fill on a CPU, and unlike a product it lets no NaN through
-    return torch.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, fill)
+    real = mask.reshape(*mask.shape, *[1] * (values.ndim - 2))
+    if values.ndim == 2 or fill not in {0.0, torch.inf, -torch.inf} or not _all_finite(values):
+        return torch.where(real, values, fill)
+    if values.requires_grad and torch.is_grad_enabled():
+        return _Filled.apply(values, mask, fill)
+    return _filled(values, real, fill)
+
+
+def _filled(values: Tensor, real: Tensor, fill: float) -> Tensor:
+    """For finite values: a broadcast `where` takes eight times as long on a CPU, but lets no NaN through."""
+    return values * real if fill == 0 else values.add(real.to(values.dtype).log(), alpha=-1 if fill > 0 else 1)
+
+
+class _Filled(torch.autograd.Function):
+    """With a gradient of zero at padding also where what comes back to it is NaN."""
+
+    @staticmethod
+    def forward(values: Tensor, mask: Tensor, fill: float) -> Tensor:
+        return _filled(values, mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), fill)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        ctx.mask = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return keep(dy, ctx.mask), None, None
+
+
+def finite(x: Tokens, mask: Segments) -> Tokens:
+    """x without NaN and Inf in padding, for steps that multiply what stands there by 0: x itself if it has none."""
+    return x if not is_padded(mask) or _all_finite(x) else keep(x, mask)
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether values are known to hold no NaN and no Inf; a sum says so on a CPU, for the price of one read."""
+    if not values.is_floating_point() or not at_once(values):
+        return False  # not known
+    return math.isfinite(values.detach().sum(dtype=torch.float32).item())
 
 
 def to_padded(

@@ -1,32 +1,34 @@
 """The reductions over segments in plain torch: what runs on a CPU, and in float64 anywhere.
 
 Each is composed of a few moves that know the layout (total, top, expand), so padded and ragged share every formula,
-and torch differentiates them, twice if asked to. No loop over segments.
+and torch differentiates them, twice if asked to. Nothing here loops over segments; `pool` lets parts.py do it where
+the steps in between would not fit into a cache.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, counts, expand, is_padded, keep, segment_ids
+from lab.kernels.layout import Segments, counts, expand, is_full, is_padded, keep, segment_ids, total
+from lab.kernels.parts import by_parts
+from lab.kernels.weighted_sum import weighted_sum
 
 
-def total(x: Tensor, mask: Segments) -> Tensor:
-    """Sum over each segment of x [B, T, *K] or [N, *K]; what stands in padding must have been cleared."""
-    if is_padded(mask):
-        return x.sum(1)
-    if len(mask) == 1:
-        return x[:0]  # no segments, so no tokens; still in the graph
-    return x.new_zeros(len(mask) - 1, *x.shape[1:]).index_add(0, segment_ids(mask, len(x)), x)
-
-
-def top(x: Tensor, mask: Segments, sign: int = 1, hidden: bool = False) -> Tensor:
+def top(x: Tensor, mask: Segments, sign: int = 1) -> Tensor:
     """The largest (sign 1) or smallest (-1) value of each segment, without gradient; -inf or inf for an empty one."""
     x, worst, how = x.detach(), -sign * torch.inf, "amax" if sign > 0 else "amin"
-    if is_padded(mask):
-        start = x.new_full((len(x), *x.shape[2:]), worst)
-        return getattr(x if hidden else keep(x, mask, worst), how)(1) if x.shape[1] else start
-    start = x.new_full((len(mask) - 1, *x.shape[1:]), worst)
+    if is_padded(mask) and x.shape[1]:
+        return getattr(keep(x, mask, worst), how)(1)
+    start = x.new_full((len(mask) - (not is_padded(mask)), *x.shape[mask.ndim :]), worst)
     return start.scatter_reduce(0, _ids_like(x, mask), x, how) if x.numel() else start
+
+
+def finite_top(x: Tensor, mask: Segments) -> Tensor:
+    """The maximum of each segment where that is finite, else 0: what an exponential or a deviation subtracts."""
+    best = top(x, mask)
+    return best.masked_fill(best.isinf(), 0)
 
 
 def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
@@ -34,86 +36,130 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
     n = x.shape[1] if is_padded(mask) else len(x)
     if n == 0:
         return total(x, mask)  # zeros, in the graph
-    best = top(x, mask, sign)
     if x.requires_grad and torch.is_grad_enabled():
-        # no token equals a NaN: the value is kept, which token has its gradient does not matter
-        best = torch.where(best.isnan(), best, _first_of(x, best, mask, n))
-    return torch.where(_empty(mask), 0, best)
+        at = torch.arange(n, device=x.device)
+        at = at.expand(len(x), n) if is_padded(mask) else at
+        (first,) = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
+        best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
+    else:
+        (best,) = by_parts(lambda x, mask: (top(x, mask, sign),), (x,), mask)
+    return best if is_full(mask) else torch.where(_empty(mask), 0, best)
 
 
-def _first_of(x: Tensor, best: Tensor, mask: Segments, n: int) -> Tensor:
-    """x at the first token of each segment that equals `best`, coordinate by coordinate; this one has a gradient."""
-    hit = x == expand(best, mask, n)
-    at = torch.arange(n, device=x.device, dtype=torch.int32)[:, None]  # half the traffic of int64
+def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
+    """`at` of the first real token that attains the extremum, coordinate by coordinate; of any for an empty segment."""
     if is_padded(mask):
-        first = torch.where(hit & mask[..., None], at, n - 1).amin(1, keepdim=True)
-        return x.gather(1, first.long())[:, 0]
-    start = torch.full_like(best, n - 1, dtype=at.dtype)
-    first = start.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at, n - 1), "amin")
-    return x.gather(0, first.long())
+        hidden = keep(x, mask, -sign * torch.inf)
+        first = (hidden.max(1) if sign > 0 else hidden.min(1)).indices
+        # where all real tokens are infinite, padding equals them
+        first = torch.where(mask.gather(1, first), first, mask.byte().argmax(1)[:, None])
+        return (at.gather(1, first),)
+    best = top(x, mask, sign)
+    hit = (x == expand(best, mask, len(x))) | x.isnan()
+    none = torch.full_like(best, len(x) - 1, dtype=at.dtype)
+    return (none.scatter_reduce(0, _ids_like(x, mask), torch.where(hit, at[:, None], len(x) - 1), "amin"),)
+
+
+def exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """exp(s - m), zero at padding, and m, the maximum of each segment where that is finite."""
+    hidden = keep(scores, mask, -torch.inf)
+    m = finite_top(hidden, mask)
+    return (hidden - expand(m, mask, scores.shape[is_padded(mask)])).exp_(), m
+
+
+def divisor(z: Tensor) -> Tensor:
+    """1 where z is 0: no segment of any weight has a sum of 0."""
+    return z.masked_fill(z == 0, 1)
 
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
     """exp(s) over its sum in each segment; zero at padding, at scores of -inf, and where no score is finite."""
-    n = scores.shape[1] if is_padded(mask) else len(scores)
-    hidden = keep(scores, mask, -torch.inf)
-    e = (hidden - expand(_shift(hidden, mask), mask, n)).exp()
-    z = total(e, mask)
-    return e / expand(torch.where(z == 0, 1, z), mask, n)
+    e, _ = exponentials(scores, mask)
+    return e / expand(divisor(total(e, mask)), mask, scores.shape[is_padded(mask)])
 
 
-def logsumexp(x: Tensor, mask: Segments) -> Tensor:
-    """log sum exp over each segment and coordinate: 0 for an empty segment, -inf for one of nothing but -inf."""
-    n = x.shape[1] if is_padded(mask) else len(x)
-    hidden = keep(x, mask, -torch.inf)
-    shift = _shift(hidden, mask)
-    z = total((hidden - expand(shift, mask, n)).exp(), mask)
-    nothing = torch.where(_empty(mask), 0, -torch.inf).to(x.dtype)
-    return torch.where(z == 0, nothing, torch.where(z == 0, 1, z).log() + shift)
+def exponential_sum(x: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """z = sum_t exp(x_t - m), and m."""
+    e, m = exponentials(_wide(x), mask)
+    return total(e, mask), m
 
 
-def std(x: Tensor, mask: Segments) -> Tensor:
+def exponential_sum_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor]:
+    e, _ = exponentials(_wide(x), mask)
+    return (e.mul_(dy[0][:, None]),)
+
+
+def logsumexp(z: Tensor, m: Tensor, mask: Segments) -> Tensor:
+    """ln z + m: 0 for an empty segment, -inf for one of nothing but -inf."""
+    nothing = torch.where(_empty(mask), 0, -torch.inf).to(z.dtype)
+    return torch.where(z == 0, nothing, divisor(z).log() + m)
+
+
+def weighted_exponential_sum(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
+    """sum_t exp(s_t - m) x_t and z: their quotient is the mean weighted by softmax(s)."""
+    e, _ = exponentials(_wide(scores), mask)
+    return total(e * keep(_wide(x), mask), mask), total(e, mask)
+
+
+def weighted_exponential_sum_gradient(
+    dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    e, _ = exponentials(_wide(scores), mask)
+    of_sum, of_z = (g[:, None] for g in dy)
+    ds = torch.addcmul(of_z, keep(_wide(x), mask), of_sum).mul_(e)
+    return e.mul_(of_sum), ds
+
+
+def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     """Population standard deviation of each segment; gradient 0 where it is 0."""
+    x = _wide(x)
     n = x.shape[1] if is_padded(mask) else len(x)
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
-    near = keep(x - expand(_shift(keep(x, mask, -torch.inf), mask), mask, n), mask)
+    near = keep(x - expand(finite_top(x, mask), mask, n), mask)
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
-    return torch.where(variance == 0, 0, torch.where(variance == 0, 1, variance).sqrt())
+    return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
 
 
 def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> Tensor:
     """segment_pool in plain torch: float32 inside for half inputs, x's type again outside."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return _pool(x.to(wide), mask, mode, None if scores is None else scores.to(wide)).to(x.dtype)
-
-
-def _pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None) -> Tensor:
     match mode:
-        case "sum":
-            return total(keep(x, mask), mask)
-        case "mean":
-            return total(keep(x, mask), mask) / counts(mask).clamp(min=1)[:, None]
         case "max" | "min":
             return extremum(x, mask, 1 if mode == "max" else -1)
+        case "sum" | "mean":
+            y = _sum(x, mask, mode)
         case "std":
-            return std(x, mask)
+            (y,) = by_parts(std, (x,), mask)
         case "lse":
-            return logsumexp(x, mask)
-    assert mode == "softmax"
-    weights = softmax(scores, mask)
-    if weights.ndim < x.ndim:
-        if is_padded(mask):
-            return torch.bmm(weights[:, None], keep(x, mask))[:, 0]
-        weights = weights[:, None]
-    return total(weights * keep(x, mask), mask)
+            y = logsumexp(*by_parts(exponential_sum, (x,), mask, gradient=exponential_sum_gradient), mask)
+        case "softmax":
+            y = softmax_sum(x, scores, mask)
+    return y.to(x.dtype)
 
 
-def _shift(hidden: Tensor, mask: Segments) -> Tensor:
-    """The maximum, where it is finite: what every exponential subtracts."""
-    best = top(hidden, mask, hidden=True)
-    return torch.where(best.isinf(), 0, best)
+def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
+    """The sum of each segment, or the mean."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if x.shape[-2] and is_full(mask):
+        return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
+    n = counts(mask).to(wide)
+    share = 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n)
+    weights = share[:, None] * mask if is_padded(mask) else expand(share, mask, len(x))
+    return weighted_sum(x, weights[..., None], mask).squeeze(1)
+
+
+def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
+    """The mean weighted by the softmax of scores, one per token or one per coordinate."""
+    if scores.ndim < x.ndim:
+        return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
+    y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
+    return y / divisor(z)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float32, or the wider type that x has."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _empty(mask: Segments) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, finite
 from lab.pooling.functional import check, segment_pool, segment_softmax, weighted_sum
 from lab.pooling.selection import blank, side_by_side
 
@@ -92,7 +92,7 @@ class GatedAttentionPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
         check(x, mask)
-        real = keep(x, mask)
+        real = finite(x, mask)
         scores = self.scores(real.to(self.w.weight.dtype))
         return torch.cat([segment_pool(real, mask, "softmax", branch) for branch in scores.unbind(-1)], -1)
 
@@ -114,7 +114,7 @@ class AttSetsPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
         check(x, mask)
-        real = keep(x, mask)
+        real = finite(x, mask)
         scores = self.score(real.to(self.score.weight.dtype)).split(x.shape[-1], -1)
         return torch.cat([segment_pool(real, mask, "softmax", score) for score in scores], -1)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lab.kernels import layout, segment_torch
 from lab.kernels import segment_pool as kernel
 from lab.kernels import segment_stats as stats_kernel
+from lab.kernels import weighted_sum as product
 from lab.kernels.layout import Segments, Tokens, check, counts, is_padded, positions, to_padded, to_ragged
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_stats import SegmentStats
@@ -94,16 +95,11 @@ def weighted_sum(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Fl
 
     weights: [B, P, T] beside padded x, [N, P] beside ragged x.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if is_padded(mask):
-        x_wide, weights = x.to(wide), weights.to(wide)
-        if x.device.type == "cpu" and not weights.requires_grad and not torch.compiler.is_compiling():
-            # 0 times a NaN or Inf is NaN: a finite sum has met none in padding, and a copy of x without it is spared
-            y = torch.bmm(torch.where(mask[:, None], weights, 0), x_wide)
-            if bool(y.isfinite().all()):
-                return y.to(x.dtype)
-        return torch.bmm(weights, layout.keep(x_wide, mask)).to(x.dtype)
-    products = weights.to(wide)[:, :, None] * x.to(wide)[:, None]
+    weights = weights.to(torch.promote_types(x.dtype, torch.float32))
+    if is_padded(mask) or x.device.type == "cpu":
+        columns = layout.keep(weights.mT, mask) if is_padded(mask) else weights
+        return product.weighted_sum(x, columns, mask).to(x.dtype)
+    products = weights[:, :, None] * x.to(weights.dtype)[:, None]
     pooled = kernel.segment_pool(products.flatten(1), mask, "sum")  # and not index_add, which is atomic on a GPU
     return pooled.unflatten(1, products.shape[1:]).to(x.dtype)
 

@@ -4,12 +4,24 @@ All are computed through logarithms, so no power and no exponential overflows, i
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, at_once, keep
+from lab.kernels.parts import by_parts
+from lab.kernels.segment_pool import by_kernel
+from lab.kernels.segment_torch import (
+    divisor,
+    exponential_sum,
+    logsumexp,
+    weighted_exponential_sum,
+    weighted_exponential_sum_gradient,
+)
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
 from lab.pooling.selection import blank
 
@@ -32,9 +44,19 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def log_sum(x: Tensor, mask: Segments, p: Tensor, eps: float) -> Tensor:
-    """ln sum_t max(x_t, eps)^p = LSE_t(p ln max(x_t, eps)), in float32 or wider."""
-    return segment_pool(p * x.to(wide(x)).clamp(min=eps).log(), mask, "lse")
+def log_sum(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    """ln sum_t base(x_t)^p = LSE_t(p ln base(x_t)), in float32 or wider; base is positive."""
+    if by_kernel(x):
+        return segment_pool(_log_power(x, mask, p, base), mask, "lse")
+    return logsumexp(*by_parts(partial(_power_sum, base=base), (x,), mask, p), mask)
+
+
+def _power_sum(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    return exponential_sum(_log_power(x, mask, p, base), mask)
+
+
+def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    return p * base(keep(x, mask).to(wide(x))).log()
 
 
 def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
@@ -70,7 +92,7 @@ class GeM(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         p = self.exponent(wide(x))
-        log_mean = (log_sum(keep(x, mask), mask, p, self.eps) - log_counts(mask, wide(x))) / p
+        log_mean = (log_sum(x, mask, p, partial(torch.clamp, min=self.eps)) - log_counts(mask, wide(x))) / p
         return blank(log_mean.exp(), mask).to(x.dtype)
 
 
@@ -116,21 +138,45 @@ class LSEPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        return log_mean_exp(keep(x, mask).to(wide(x)), mask, positive(self.raw_r.to(wide(x)))).to(x.dtype)
+        return log_mean_exp(x, mask, positive(self.raw_r.to(wide(x)))).to(x.dtype)
 
 
 def log_mean_exp(x: Tokens, mask: Segments, r: Tensor) -> Float[Tensor, "S D"]:
-    """1/r ln mean_t exp(r x_t), exact at both ends of r: (LSE - ln n) / r alone loses 1/r digits when r is small.
+    """1/r ln mean_t exp(r x_t) in float32 or wider, exact at both ends of r.
 
-    With c = r (x - max) the mean of expm1(c) is in (-1, 0]: near 0 log1p of it is exact, near -1 LSE is.
+    With c = r (x - max) the mean of exp(c) is in (0, 1]. Near 1, where r is small and 1/r times its rounding large, it
+    is taken as 1 + the mean of expm1(c).
     """
-    top = segment_pool(x.detach(), mask, "max")  # its gradient cancels: the result shifts with x
-    centred = r * keep(x - segment_expand(top, mask, x.shape[-2]), mask)
-    mean = segment_pool(centred.expm1(), mask, "mean")
-    small = mean > -0.5
-    near = mean.masked_fill(~small, 0).log1p()
-    far = segment_pool(centred, mask, "lse") - log_counts(mask, x.dtype)
-    return blank(top + torch.where(small, near, far) / r, mask)
+    n = counts(mask).clamp(min=1).to(wide(x))[:, None]
+    z, top = by_parts(partial(_sum_below_the_top, torch.exp), (x,), mask, r, gradient=_below_the_top_gradient)
+    mean = z / n
+    near = mean > 0.5
+    log = mean.masked_fill(near | (mean == 0), 1).log()
+    if not at_once(x) or bool(near.any()):
+        z, _ = by_parts(partial(_sum_below_the_top, torch.expm1), (x,), mask, r, gradient=_below_the_top_gradient)
+        log = torch.where(near, (z / n).masked_fill(~near, 0).log1p(), log)
+    return blank(top + log / r, mask)
+
+
+def _sum_below_the_top(
+    exp: Callable[[Tensor], Tensor], x: Tokens, mask: Segments, r: Tensor
+) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S D"]]:
+    """sum_t exp(c_t), and the maximum."""
+    below, top = _below_the_top(x, mask)
+    return segment_pool(keep(exp(r * below), mask), mask, "sum"), top
+
+
+def _below_the_top_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor) -> tuple[Tensor]:
+    """dx = r exp(c) dz, of exp and of expm1."""
+    e = _below_the_top(x, mask)[0].mul_(r).exp_()
+    return (keep(e, mask).mul_((r * dy[0])[:, None]),)
+
+
+def _below_the_top(x: Tokens, mask: Segments) -> tuple[Tensor, Tensor]:
+    """Each real token less the maximum, whose gradient cancels: log-mean-exp shifts with x."""
+    real = keep(x, mask).to(wide(x))
+    top = segment_pool(real.detach(), mask, "max")
+    return keep(real - segment_expand(top, mask, x.shape[-2]), mask), top
 
 
 class SoftmaxPool(nn.Module):
@@ -150,8 +196,24 @@ class SoftmaxPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        x_wide = keep(x, mask).to(wide(x))
-        return segment_pool(x_wide, mask, "softmax", self.beta.to(wide(x)) * x_wide).to(x.dtype)
+        beta = self.beta.to(wide(x))
+        if by_kernel(x):
+            real = keep(x, mask).to(wide(x))
+            return segment_pool(real, mask, "softmax", beta * real).to(x.dtype)
+        y, z = by_parts(_own_sums, (x,), mask, beta, gradient=_own_sums_gradient)
+        return (y / divisor(z)).to(x.dtype)
+
+
+def _own_sums(x: Tokens, mask: Segments, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_t exp(beta x_t) x_t and sum_t exp(beta x_t), by a common factor."""
+    real = keep(x, mask).to(wide(x))
+    return weighted_exponential_sum(real, beta * real, mask)
+
+
+def _own_sums_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor) -> tuple[Tensor]:
+    real = keep(x, mask).to(wide(x))
+    dx, ds = weighted_exponential_sum_gradient(dy, real, beta * real, mask)
+    return (dx.addcmul_(ds, beta),)
 
 
 class GNP(nn.Module):
@@ -182,8 +244,25 @@ class GNP(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         p, q = self.sign * positive(self.raw_p.to(wide(x))), self.q.to(wide(x))
-        log_norm = log_sum(keep(x, mask).abs(), mask, p, self.eps) / p
+        log_norm = log_sum(x, mask, p, lambda real: real.abs().clamp(min=self.eps)) / p
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
+
+
+class _Norm(torch.autograd.Function):
+    """|x_t|, 0 at padding; its gradients of every order are 0 where it is 0, as torch's second is not."""
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        return keep(torch.linalg.vector_norm(x, dim=-1), mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        x, mask, norm = ctx.saved_tensors
+        return keep(x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None], mask), None
 
 
 class NormWeightedMeanPool(nn.Module):
@@ -201,6 +280,5 @@ class NormWeightedMeanPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        real = keep(x, mask).to(wide(x))
-        scores = self.alpha * torch.linalg.vector_norm(real, dim=-1).clamp(min=self.eps).log()
-        return segment_pool(real, mask, "softmax", scores).to(x.dtype)
+        norm = _Norm.apply(x.to(wide(x)), mask)
+        return segment_pool(x, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())

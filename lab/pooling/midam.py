@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, finite
 from lab.pooling.attention import GatedAttentionPool
 from lab.pooling.functional import check, counts, segment_pool
 from lab.pooling.generalized import log_mean_exp, wide
@@ -68,7 +68,7 @@ class MIDAMSoftmaxPool(nn.Module):
     def forward(self, x: Tokens, mask: Segments, index: Int[Tensor, " S"] | None = None) -> Float[Tensor, "S D"]:
         check(x, mask)
         r = torch.tensor(1 / self.tau, dtype=wide(x), device=x.device)
-        exact = log_mean_exp(keep(x, mask).to(wide(x)), mask, r)
+        exact = log_mean_exp(x, mask, r)
         if index is None or not self.training:
             return exact.to(x.dtype)
         check_bags(index, len(exact), len(self.log_s))
@@ -107,7 +107,7 @@ class MIDAMAttentionPool(nn.Module):
         check(x, mask)
         if index is None or not self.training:
             return self.attention(x, mask)
-        real = keep(x, mask).to(torch.promote_types(wide(x), self.attention.w.weight.dtype))
+        real = finite(x, mask).to(torch.promote_types(wide(x), self.attention.w.weight.dtype))
         scores = self.attention.scores(real.to(self.attention.w.weight.dtype)).to(real.dtype)
         y = segment_pool(real, mask, "softmax", scores[..., 0])
         check_bags(index, len(y), len(self.log_den))

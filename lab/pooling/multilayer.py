@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.pooling.latent import LatentReader
-from lab.pooling.layers import built_for, check_layers, hidden, mix
+from lab.pooling.layers import built_for, check_layers, hidden, mean, mix
 
 
 def _layers_last(h: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ class MultiLayerResidualPool(nn.Module):
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
         check_layers(h, self.num_layers, mask)
         read = hidden(h, mask).to(torch.promote_types(h.dtype, torch.float32))
-        base = mix(read, self._baseline_weights(mask, h.device))
+        whole = self.baseline == "mean" and mask is None
+        base = mean(read) if whole else mix(read, self._baseline_weights(mask, h.device))
         x = _layers_last(read.to(self.gain.dtype))
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.gain + self.layer_embedding
         more = self.out(self.reader(x, None if mask is None else mask.expand(x.shape[:2]))).reshape(h.shape[1:])

@@ -7,15 +7,15 @@ A linear pool is a weight per token computed from the mask alone, so several of 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens
-from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
+from lab.kernels.layout import Segments, Tokens, expand, token_at
+from lab.pooling.functional import check, counts, positions, segment_pool, weighted_sum
 
 
 class LinearPool(nn.Module):
     """y[b] = sum over real t of w[b, t] x[b, t], with w = self.weights(mask). x (B, T, D), mask (B, T) -> (B, D).
 
     A weighting is a function of two numbers per token, `self.weigh(at, n)`: its place 1 .. n among the real tokens
-    of its segment (0 at padding) and their number. So it is the same function in both layouts.
+    of its segment (0 at padding, where it must give 0) and their number. So it is the same function in both layouts.
     """
 
     def __init__(self, dim: int | None = None) -> None:
@@ -26,15 +26,14 @@ class LinearPool(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say its weights")
 
     def weights(self, mask: Segments, tokens: int | None = None) -> Float[Tensor, "..."]:
-        """[B, T] for a mask; [N] for offsets, where `tokens` = N saves the wait that reading it from them costs."""
+        """[B, T] for a mask, 0 at padding; [N] for offsets, where `tokens` = N saves reading it from them, a wait."""
         at = positions(mask, tokens)
-        n = segment_expand(counts(mask).to(at.dtype), mask, at.shape[-1])
-        return self.weigh(at, n.clamp(min=1))
+        return self.weigh(at, expand(counts(mask).clamp(min=1).to(at.dtype), mask, at.shape[-1]))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         weights = self.weights(mask, x.shape[-2])
-        return weighted_sum(x, weights[:, None], mask)[:, 0]
+        return weighted_sum(x, weights[:, None], mask).squeeze(1)
 
 
 class FirstPool(LinearPool):
@@ -46,6 +45,10 @@ class FirstPool(LinearPool):
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:  # noqa: ARG002
         return (at == 1).to(at.dtype)
 
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return token_at(0, x, mask)
+
 
 class LastPool(LinearPool):
     """The last real token, y = x[max t]: the only one that has seen all others in a causal model.
@@ -55,6 +58,10 @@ class LastPool(LinearPool):
 
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return (at == n).to(at.dtype)
+
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        check(x, mask)
+        return token_at(-1, x, mask)
 
 
 class MeanPool(LinearPool):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, expand, keep
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
 from lab.pooling.selection import check_choice, narrow
 
@@ -74,10 +74,15 @@ class ReceivedAttentionPool(nn.Module):
             )
         wide = torch.promote_types(torch.promote_types(x.dtype, received.dtype), torch.float32)
         weights = keep(received, mask).to(wide)
-        if not torch.compiler.is_compiling() and not bool((weights.isfinite() & (weights >= 0)).all()):
-            raise ValueError(f"received must be finite and not negative; got a minimum of {weights.min().item():g}")
+        if not torch.compiler.is_compiling() and weights.numel():
+            low, high = (end.item() for end in weights.detach().aminmax())
+            if not 0 <= low <= high < torch.inf:  # NaN is neither
+                raise ValueError(f"received must be finite and not negative; got {low:g} to {high:g}")
+
+        def spread(total: Tensor) -> Tensor:
+            return expand(total[:, 0].masked_fill(total[:, 0] <= 0, 1), mask, x.shape[-2])
+
         # a share of the largest first: a sum of weights near the ends of their type is 0 or inf
-        largest = segment_expand(segment_pool(weights.detach()[..., None], mask, "max"), mask, x.shape[-2])[..., 0]
-        shares = weights / torch.where(largest > 0, largest, 1)
-        total = segment_expand(segment_pool(shares[..., None], mask, "sum"), mask, x.shape[-2])[..., 0]
-        return weighted_sum(x, (shares / torch.where(total > 0, total, 1))[:, None], mask)[:, 0]
+        shares = weights / spread(segment_pool(weights.detach()[..., None], mask, "max"))
+        shares = shares / spread(segment_pool(shares[..., None], mask, "sum"))
+        return weighted_sum(x, shares[:, None], mask).squeeze(1)
