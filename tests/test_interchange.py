@@ -412,7 +412,7 @@ def test_a_layer_pool_for_another_number_of_layers_is_refused():
     stand_in = StandIn(lab.models.tiny("bert", layers=2, dim=16, heads=2).model)
     with pytest.raises(ValueError, match="built for 5 layers, 3 are read"):
         LayerPooling(MeanPool(16), SoftmaxMix(16, 5)).on_model_ready(nn.Sequential(stand_in))
-    with pytest.raises(ValueError, match=r"cannot be found.*name its blocks with blocks="):
+    with pytest.raises(ValueError, match=r"cannot be found; name them with blocks="):
         LayerPooling(MeanPool(2), SoftmaxMix(2, 1)).on_model_ready(nn.Sequential(StandIn(nn.Linear(2, 2))))
     with pytest.raises(ValueError, match="no token pool"):
         TokenPooling([])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -305,9 +306,22 @@ def test_processes_of_a_launcher_share_the_work(whole, tmp_path):
     target = tmp_path / "states.zarr"
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=localhost:0", "--local-addr=localhost"]
-    process = start(tmp_path, target, *launcher, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    counted = WRITER.replace(
+        "lab.capture.to_zarr(small()",
+        """import os
+        import lab.capture.store as store
+        write = store.write_shard
+        def told(*arguments):
+            print("process", os.environ["RANK"], "writes", arguments[-1], flush=True)
+            return write(*arguments)
+        store.write_shard = told
+        lab.capture.to_zarr(small()""",
+    )
+    process = start(tmp_path, target, *launcher, code=counted, OMP_NUM_THREADS="1")
     said = process.communicate(timeout=90)[0]
     assert process.returncode == 0, said
+    for rank in (0, 1):  # each its own half, none twice
+        assert sorted(re.findall(rf"process {rank} writes (\d)", said)) == [str(i) for i in range(rank, 6, 2)]
     assert files(target) == files(whole)
 
 

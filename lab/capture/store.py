@@ -242,11 +242,14 @@ def _finished(
 
 def _processes() -> tuple[int, int, Any]:
     """This process's number, how many there are, and how they wait for each other."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1:
         return 0, 1, lambda: None
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes != launched:  # each would believe to be alone, and write what the others write
+        raise ValueError(f"WORLD_SIZE is {launched}, but accelerate sees {state.num_processes} process: {state}")
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 
@@ -256,6 +259,6 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        made = (path / "zarr.json").is_file()
+        made = (path / "done" / "zarr.json").is_file()
         safe = f"all shards but {len(missing_shards(path))} are safe; make room and call again" if made else "not made"
         raise OSError(error.errno, f"cannot write to {path} ({error.strerror or error}): {safe}") from error
