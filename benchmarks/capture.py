@@ -2,10 +2,10 @@
 
     python benchmarks/capture.py [--texts 400] [--rounds 7] [--flat 2000 50000] [--only docstrings]
 
-Each variant runs in a process of its own, so that its peak memory is its own; the processes take turns, round by
-round, so that a busy minute of the machine strikes all of them. Ratios are medians over rounds of (variant / plain)
-within the round. `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and
-stored in benchmarks/results/ under the device's name; what is not installed says so.
+Variants take turns in one process, round by round, so that a busy minute of the machine strikes all of them; ratios
+are medians over rounds of (variant / plain) within the round. Peak memory is that of a process for each variant.
+`--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and stored in
+benchmarks/results/ under the device's name; what is not installed says so.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,31 +61,26 @@ def variants(name: str) -> list[str]:
     return [PLAIN, OURS, *PEERS, ENCODE] if name == "docstrings" else [PLAIN, OURS]
 
 
-def serve(name: str, variant: str, n: int) -> None:
-    """Run the variant once for every line on standard input, answering with seconds and the peak memory so far."""
+def serve(name: str, n: int) -> None:
+    """Run the variant that each line on standard input names: answer seconds and the peak memory so far, or why not."""
     model, texts, budget = task(name, n)
 
-    def batches(some: list[str]) -> list[Batch]:
-        tokens = tokenize(model.tokenizer, some, model.window)
+    def batches() -> list[Batch]:
+        tokens = tokenize(model.tokenizer, texts, model.window)
         return [tokens.batch(index) for index in Plan(tokens.lengths, budget)]
 
-    def run(some: list[str]) -> None:
-        if variant == OURS:
-            lab.capture.states(model, some, pools=POOLS, batch_tokens=budget, progress=False)
-        elif variant == ENCODE:
-            encode(model, some)
-        else:
-            (plain if variant == PLAIN else PEERS[variant])(model, batches(some))
-
-    try:
-        run(texts[:32])
-    except ImportError as missing:
-        print(json.dumps({"missing": f"{missing.name} is not installed"}), flush=True)
-        return
-    print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        run(texts)
+    for line in sys.stdin:
+        variant, began = line.strip(), time.perf_counter()
+        try:
+            if variant == OURS:
+                lab.capture.states(model, texts, pools=POOLS, batch_tokens=budget, progress=False)
+            elif variant == ENCODE:
+                encode(model, texts)
+            else:
+                (plain if variant == PLAIN else PEERS[variant])(model, batches())
+        except ImportError as missing:
+            print(json.dumps({"missing": f"{missing.name} is not installed"}), flush=True)
+            continue
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
@@ -92,27 +89,40 @@ def serve(name: str, variant: str, n: int) -> None:
         print(json.dumps({"seconds": seconds, "megabytes": gpu or peak}), flush=True)
 
 
+@contextmanager
+def asking(name: str, n: int) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """A fresh process that runs the variant it is asked for."""
+    command = [sys.executable, __file__, "--serve", name, "--texts", str(n)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(variant: str) -> dict[str, Any]:
+        process.stdin.write(f"{variant}\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield ask
+    process.communicate()
+
+
 def measure(name: str, n: int, rounds: int) -> tuple[Seen, dict[str, str]]:
-    """What each variant took in each round, and why others could not be measured."""
-    seen: Seen = {}
+    """What each variant took in each round, and why others could not be measured.
+
+    Seconds side by side in one process: two of the same code differ by a quarter in how their memory lies. Peak
+    memory in a process for each.
+    """
     why: dict[str, str] = {}
-    processes = {}
-    for variant in variants(name):
-        command = [sys.executable, __file__, "--serve", name, variant, "--texts", str(n)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        answer = json.loads(process.stdout.readline())
-        if "missing" in answer:
-            why[variant] = answer["missing"]
-            process.communicate()
-        else:
-            processes[variant], seen[variant] = process, []
-    for _ in tqdm(range(rounds), unit="round", desc=name):
-        for variant, process in processes.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            seen[variant].append(json.loads(process.stdout.readline()))
-    for process in processes.values():
-        process.communicate()
+    with asking(name, n) as ask:
+        for variant in variants(name):  # warms up, and finds what is not installed
+            if reason := ask(variant).get("missing"):
+                why[variant] = reason
+        there = [variant for variant in variants(name) if variant not in why]
+        seen: Seen = {variant: [] for variant in there}
+        for _ in tqdm(range(rounds), unit="round", desc=name):
+            for variant in there:
+                seen[variant].append(ask(variant))
+    for variant in there:
+        with asking(name, n) as ask:
+            seen[variant][-1]["megabytes"] = ask(variant)["megabytes"]
     return seen, why
 
 
@@ -159,11 +169,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["docstrings", *map(str, LENGTHS)], help="docstrings, or lengths")
     parser.add_argument("--flat", nargs="*", type=int, default=[2_000, 50_000], help="corpus sizes; none to leave out")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are stored")
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--store", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(*given.serve, given.texts)
+        return serve(given.serve, given.texts)
     if given.store:
         return store(given.store)
     lab.data.corpus()  # harvested once, before the processes need it
