@@ -23,14 +23,14 @@ class Reduction:
         places = list(enumerate(self.pools.values()))
         self.linear = [(i, pool) for i, pool in places if isinstance(pool, LinearPool)]
         self.others = [(i, pool) for i, pool in places if not isinstance(pool, LinearPool)]
-        self.stats = [(i, STATS[type(pool)]) for i, pool in places if type(pool) in STATS]
+        self.stats = [STATS[type(pool)] for _, pool in places if type(pool) in STATS]
         self._weights: tuple[Tensor, Tensor] | None = None  # the segments they belong to, and they
 
     def __call__(self, state: Tensor, segments: Tensor) -> Float[Tensor, "P B width"]:
-        rows: list[Tensor | None] = [None] * len(self.pools)
         if len(self.stats) == len(self.pools) > 1 and by_kernel(state):
             found = segment_stats(state, segments)  # one kernel, one read
-            return torch.stack([getattr(found, name) for _, name in self.stats])
+            return torch.stack([getattr(found, name) for name in self.stats])
+        rows: list[Tensor | None] = [None] * len(self.pools)
         if self.linear:
             pooled = weighted_sum(state, self._weights_of(segments, state.shape[-2]), segments)  # [B, P, D]
             for row, (i, _) in enumerate(self.linear):

@@ -187,16 +187,13 @@ def _prepare(path: Path, plan: Plan, shards: Shards, dtype: str, asked: dict[str
     """Make the store, or see that the one that is there is of the same order."""
     import zarr
 
-    if not (path / "zarr.json").is_file():
-        if path.exists() and any(path.iterdir()):
-            raise ValueError(f"{path} holds something else, and no store of states; choose another folder")
-        _make(path, plan, shards, dtype)
-        group = zarr.open_group(path, mode="r+")
-        group.update_attributes(asked)  # last: a store without them was killed while it was made
-        return
-    there = dict(zarr.open_group(path, mode="r").attrs)
+    made = (path / "zarr.json").is_file()
+    if not made and path.exists() and any(path.iterdir()):
+        raise ValueError(f"{path} holds something else, and no store of states; choose another folder")
+    there = dict(zarr.open_group(path, mode="r").attrs) if made else {}
     if not there:
         _make(path, plan, shards, dtype)
+        # last: a store without them was killed while it was made
         zarr.open_group(path, mode="r+").update_attributes(asked)
         return
     differs = [

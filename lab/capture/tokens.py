@@ -40,7 +40,7 @@ def tokens(
     here: dict[int, tuple[Tensor, Tensor]] = {}
 
     def see(layer: int, state: Tensor, mask: Tensor) -> None:
-        if {*here, layer} and any(seen.shape != mask.shape for _, seen in here.values()):
+        if any(seen.shape != mask.shape for _, seen in here.values()):
             raise ValueError("the layers have different numbers of tokens: ask for those of one number")
         here[layer] = state.to(getattr(torch, dtype)).cpu(), mask.cpu()
 

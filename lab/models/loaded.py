@@ -130,7 +130,7 @@ def describe(
     model = model.eval()
     names, found = find_blocks(model) if blocks is None else named_blocks(model, blocks)
     first, flipped = tell_apart(model, example)
-    ran = _order(model, names, first)
+    ran, output = _order(model, names, first)
     if silent := [name for name in names if name not in ran]:
         raise ValueError(f"the blocks {silent} never ran; name those that do with blocks=[...] ({found})")
     stated = getattr(getattr(model, "config", None), "num_hidden_layers", len(ran))
@@ -139,8 +139,7 @@ def describe(
             f"{len(ran)} blocks ran, {names[0]} to {names[-1]} ({found}), where the config of {type(model).__name__} "
             f"states {stated} layers; name them with blocks=[...]"
         )
-    with torch.inference_mode():
-        returns_state = _returns_state(model(**first))
+    returns_state = isinstance(output, dict) and "last_hidden_state" in output
     states, normed, chained = _layers(model, ran, returns_state, first)
     causal = flipped is not None and _causal(states, _layers(model, ran, returns_state, flipped)[0])
     widths = tuple(map(_width, states))
@@ -159,19 +158,15 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__} splits its batches among replicas: pass the model inside, .module")
 
 
-def _order(model: nn.Module, names: tuple[str, ...], example: Inputs) -> tuple[str, ...]:
-    """The names in the order in which the modules run, each as often as it does."""
+def _order(model: nn.Module, names: tuple[str, ...], example: Inputs) -> tuple[tuple[str, ...], Any]:
+    """The names in the order in which the modules run, each as often as it does; and what the model returned."""
     ran: list[str] = []
     modules = dict(model.named_modules())
     with ExitStack() as hooks, torch.inference_mode():
         for name in names:
             hooks.callback(modules[name].register_forward_hook(lambda *_, name=name: ran.append(name)).remove)
-        model(**example)
-    return tuple(ran)
-
-
-def _returns_state(output: Any) -> bool:
-    return isinstance(output, dict) and "last_hidden_state" in output
+        output = model(**example)
+    return tuple(ran), output
 
 
 @torch.inference_mode()
@@ -198,8 +193,7 @@ def _layers(
         model(**example)
     found = [states[i] for i in range(len(blocks) + 1)]
     returned = {tensor.data_ptr() for tensor in norms}
-    left = [found[0].data_ptr(), *(state.data_ptr() for state in found[1:])]
-    chained = tuple(state.data_ptr() == before for state, before in zip(taken, left, strict=False))
+    chained = tuple(a.data_ptr() == b.data_ptr() for a, b in zip(taken, found[:-1], strict=True))
     return found, tuple(state.data_ptr() in returned for state in found), chained
 
 
