@@ -1,0 +1,1 @@
+"""Scores and sinks: how tokens weigh each other, in any model, and what happens when the weighing is exchanged."""
