@@ -15,6 +15,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 @no_type_check  # a checked kernel would look for its helpers in the checker's module
@@ -64,7 +66,10 @@ def sees(token, real, j, lo, hi, CAUSAL: tl.constexpr):
 @no_type_check
 def tile(x, at, d, here, D):
     """Rows `at` (offsets, [M]) of x as [M, BLOCK_D], zeros where not here."""
-    return tl.load(x + at[:, None] + d[None, :], mask=here[:, None] & (d < D)[None, :], other=0.0)
+    rows = tl.load(x + at[:, None] + d[None, :], mask=here[:, None] & (d < D)[None, :], other=0.0)
+    if INTERPRETED and x.dtype.element_ty == tl.bfloat16:
+        rows = rows.to(tl.float32)  # the interpreter's dot multiplies the bits of a bfloat16 as an integer
+    return rows
 
 
 @triton.jit
@@ -134,7 +139,7 @@ def columns(
     b, h = pair // H, pair % H
     j = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    lo, hi, _, _ = queries(bounds, b, j, Tq, Tk)
+    lo, hi, token, real = queries(bounds, b, j, Tq, Tk)  # of the keys these two say nothing
     ks = tile(k + b * k_b + (h // G) * k_h, j.to(tl.int64) * k_t, d, (j >= lo) & (j < hi), D)
     total = tl.zeros([BLOCK_N], tl.float32)
     begin = tl.maximum(lo - (Tk - Tq), 0)
@@ -142,7 +147,7 @@ def columns(
         begin = tl.maximum(begin, tl.program_id(0) * BLOCK_N - (Tk - Tq))
     for i0 in range(begin // BLOCK_M * BLOCK_M, tl.minimum(hi - (Tk - Tq), Tq), BLOCK_M):
         i = i0 + tl.arange(0, BLOCK_M)
-        _, _, token, real = queries(bounds, b, i, Tq, Tk)
+        lo, hi, token, real = queries(bounds, b, i, Tq, Tk)
         qs = tile(q + b * q_b + h * q_h, i.to(tl.int64) * q_t, d, real, D)
         r = tl.load(row + pair * Tq + i, mask=real, other=1.0)
         w = tl.load(weight + b * Tq + i, mask=real, other=0.0)
@@ -222,7 +227,7 @@ def backward_kv(
     b, group = shared // (H // G), shared % (H // G)
     j = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    lo, hi, _, _ = queries(bounds, b, j, Tq, Tk)
+    lo, hi, token, real = queries(bounds, b, j, Tq, Tk)  # of the keys these two say nothing
     here = (j >= lo) & (j < hi)
     wide = j.to(tl.int64)
     ks = tile(k + b * k_b + group * k_h, wide * k_t, d, here, D)
@@ -237,7 +242,7 @@ def backward_kv(
         dc = tl.load(dcolumns + pair * Tk + j, mask=here, other=0.0)
         for i0 in range(begin // BLOCK_M * BLOCK_M, tl.minimum(hi - (Tk - Tq), Tq), BLOCK_M):
             i = i0 + tl.arange(0, BLOCK_M)
-            _, _, token, real = queries(bounds, b, i, Tq, Tk)
+            lo, hi, token, real = queries(bounds, b, i, Tq, Tk)
             qs = tile(q + b * q_b + h * q_h, i.to(tl.int64) * q_t, d, real, D)
             dy = tile(dout, (pair * Tq + i) * D, d, real, D)
             r = tl.load(row + pair * Tq + i, mask=real, other=1.0)
