@@ -123,9 +123,7 @@ def test_large_scores_do_not_overflow(run):
     query, key, value, rows, bounds = drawn(1, 1, 1, 20, 20, 4)
     for normalizer in ("softmax", "softmax1", "sigmoid"):
         got = run(query * 1e3, key * 10, value, rows, bounds, normalizer, True, 1.0)
-        want = definition(
-            *(t.double() for t in (query * 1e3, key * 10, value, rows)), bounds, normalizer, True, 1.0
-        )
+        want = definition(*(t.double() for t in (query * 1e3, key * 10, value, rows)), bounds, normalizer, True, 1.0)
         for ours, right in zip(got, want, strict=True):
             torch.testing.assert_close(ours.double(), right, rtol=1e-3, atol=1e-3)  # scores of 1e4 are exact to 1e-3
 

@@ -17,7 +17,9 @@ from lab.kernels import attention_columns as fused
 
 Weigh = Callable[[Tensor, Tensor], Tensor]  # (scores, mask) -> weights: a NORMALIZERS entry, or a function of one's own
 
-ELEMENTS = 2**20  # weights that stand in memory at a time: 4 MiB in float32, some eight times that with what they become
+ELEMENTS = (
+    2**20
+)  # weights that stand in memory at a time: 4 MiB in float32, some eight times that with what they become
 SUMS = ("row_mass", "entropy", "effective_keys", "distance", "sink_logit")  # of each row, in this order
 
 
@@ -119,6 +121,8 @@ def _by_flash(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Foun
         if keys.start == keys.stop or queries.start == queries.stop:
             continue
         own = None if lse is None else lse[rows, :, queries]
+        if own is not None and not bool(own.isfinite().all()):
+            own = None  # a mask is added to scores, which does not keep out what is not finite in padding
         for k, heads in enumerate(range(0, H, _group(call))):
             group = slice(heads, heads + _group(call))
             q = call.query[rows, group, queries]
@@ -197,9 +201,7 @@ def _by_rows(call: Call, weigh: Weigh | str | None, step: int) -> Found:
     return columns, shares, even, totals, ahead
 
 
-def _weights(
-    call: Call, weigh: Weigh | str | None, start: int, stop: int, visible: Tensor
-) -> tuple[Tensor, Tensor]:
+def _weights(call: Call, weigh: Weigh | str | None, start: int, stop: int, visible: Tensor) -> tuple[Tensor, Tensor]:
     """A [B, H, rows, Tk], zeros where not visible, and the weight of the sink logit [B, H, rows] (or 0)."""
     scores = call.scores(start, stop)
     if weigh is not None:

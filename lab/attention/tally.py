@@ -111,9 +111,7 @@ class Tally:
         n = asks.sum(1, keepdim=True).expand_as(asks)
         behind = n if part.ahead else asks.flip(1).cumsum(1).flip(1)  # queries that alpha_k is a mean of
         rows = behind[:, None].clamp(min=1)
-        columns, shares, even, norm = (
-            aligned(x) for x in (part.columns, part.shares, part.even, part.value_norm)
-        )
+        columns, shares, even, norm = (aligned(x) for x in (part.columns, part.shares, part.even, part.value_norm))
         alpha, proxy = columns / rows, shares / rows
         lift = torch.where(even > 0, shares / torch.where(even > 0, even, 1), 0)
         found = {"mass": alpha, "share": proxy, "lift": lift, "value_mass": alpha * norm, "value_norm": norm}

@@ -21,7 +21,9 @@ class Sinks:
 
     def __init__(self, model: Loaded, tally: Tally, backend: str, weigh: Weigh | str | None) -> None:
         self.model, self.tally, self.backend, self.weigh = model, tally, backend, weigh
-        self._running = False  # inside a forward pass of the model: a call outside of one is computed again for gradients
+        self._running = (
+            False  # inside a forward pass of the model: a call outside of one is computed again for gradients
+        )
         self._batch: dict[int, Seen] = {}
 
     def result(self) -> xr.Dataset:
@@ -55,8 +57,10 @@ class Sinks:
         overheard = flash.Overheard() if backend == "flash" else None
         with overheard or nullcontext():
             out = call.own()
-        lse = overheard.found[0] if overheard is not None and len(overheard.found) == 1 else None
-        self._batch[call.layer] = measure(call, backend, self.weigh, lse)
+        heard = [] if overheard is None else overheard.found
+        # one query beside a cache is computed as several of one shared head, and its lse has that shape
+        fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3]
+        self._batch[call.layer] = measure(call, backend, self.weigh, heard[0] if fits else None)
         return out
 
 
