@@ -1,1 +1,5 @@
 """Scores and sinks: how tokens weigh each other, in any model, and what happens when the weighing is exchanged."""
+
+from lab.attention.watch import watch
+
+__all__ = ["watch"]
