@@ -1,0 +1,142 @@
+"""Softmax and what is made of it: one more logit, another temperature, a factor on top, an exponential cut at 1.
+
+Every exponential here subtracts a maximum. n_i is the number of keys that row i may see, counted in its mask.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lab.attention.stream import Stream, exponential, pointwise
+
+Scores = Float[Tensor, "*rows J"]
+Seen = Bool[Tensor, "*rows J"]
+
+ENTROPY_POLYNOMIAL = (-0.037, 0.481, -2.3, 4.917, -1.791)  # of the entropy in nats, the highest power first
+PTS = math.exp(-math.exp(1.5))  # weight of log n at the start of SSA's released training
+BEFORE_RELU = 1e-6  # softpick's epsilon, as in its released kernel
+
+
+def count(mask: Seen, like: Tensor) -> Tensor:
+    """n_i of each row as a number [..., 1]; 1 for a row without keys, whose weights are zero whatever they are."""
+    return mask.sum(-1, keepdim=True).clamp(min=1).to(like.dtype)
+
+
+def softmax(x: Scores, mask: Seen, sink: Tensor | None = None) -> Scores:
+    """e^x_j / sum_k e^x_k, or over the sum and e^sink: one more key without a value, as gpt-oss has it."""
+    x = x.masked_fill(~mask, torch.finfo(x.dtype).min)  # not -inf: a row without keys would be NaN
+    if sink is None:
+        return x.softmax(-1)
+    sink = sink.to(x.dtype).broadcast_to(*x.shape[:-1], 1)
+    return torch.cat([x, sink], -1).softmax(-1)[..., :-1]
+
+
+def softmax1(x: Scores, mask: Seen, n: float = 1.0) -> Scores:
+    """e^x_j / (n + sum_k e^x_k): softmax beside n keys of logit 0 that have no value. n = 0 is softmax."""
+    if not n >= 0:
+        raise ValueError(f"n is a number of keys of logit 0, 0 or more; got {n}")
+    return softmax(x, mask, None if n == 0 else x.new_tensor(math.log(n)))
+
+
+def sink_logit(x: Scores, mask: Seen, sink: Tensor | float = 0.0) -> Scores:
+    return softmax(x, mask, torch.as_tensor(sink, device=x.device))
+
+
+def sink_logit_learned(call: Any) -> dict[str, Tensor]:
+    return {"sink": torch.zeros(call.query.shape[1], 1, 1)}
+
+
+def ssmax_logit(x: Tensor, n: Tensor, s: Tensor | float = 0.43) -> Tensor:
+    return s * n.log() * x
+
+
+def ssmax(x: Scores, mask: Seen, s: Tensor | float = 0.43) -> Scores:
+    return softmax(ssmax_logit(x, count(mask, x), s), mask)
+
+
+def ssmax_learned(call: Any) -> dict[str, Tensor]:
+    return {"s": torch.full((call.query.shape[1], 1, 1), 0.43)}
+
+
+def ssa_logit(x: Tensor, n: Tensor, spike: Tensor | float = 0.0, length: Tensor | float = PTS) -> Tensor:
+    return (1 + spike + length * n.log()) * x
+
+
+def ssa(x: Scores, mask: Seen, spike: Tensor | float = 0.0, length: Tensor | float = PTS) -> Scores:
+    return softmax(ssa_logit(x, count(mask, x), spike, length), mask)
+
+
+def adaptive_temperature(x: Scores, mask: Seen) -> Scores:
+    """softmax(beta x) with beta >= 1 by the entropy of softmax(x); the polynomial by Horner, highest power first."""
+    p = softmax(x, mask)
+    y = x - x.masked_fill(~mask, torch.finfo(x.dtype).min).amax(-1, keepdim=True).detach()
+    y = torch.where(mask, y, 0)
+    total = torch.where(mask, y.exp(), 0).sum(-1, keepdim=True)
+    entropy = torch.where(total > 0, total, 1).log() - (torch.where(mask, p, 0) * y).sum(-1, keepdim=True)
+    beta = torch.zeros_like(entropy)
+    for coefficient in ENTROPY_POLYNOMIAL:
+        beta = beta * entropy + coefficient
+    return softmax(torch.where(entropy > 0.5, beta.clamp(min=1), 1) * y, mask)
+
+
+def self_adjust(x: Scores, mask: Seen) -> Scores:
+    return x * softmax(x, mask)
+
+
+def self_adjust_normalized(x: Scores, mask: Seen) -> Scores:
+    """The factor is 0 at min(x, 0) and 1 at max(x, 0); rows of zeros, where both are the same, give zeros."""
+    low = torch.where(mask, x, torch.inf).amin(-1, keepdim=True).clamp(max=0)
+    high = torch.where(mask, x, -torch.inf).amax(-1, keepdim=True).clamp(min=0)
+    width = high - low
+    return (x - low) / torch.where(width > 0, width, 1) * softmax(x, mask)
+
+
+def expm1_scaled(x: Tensor, top: Tensor) -> Tensor:
+    """(e^x - 1) e^-top for top >= max(x, 0), to full precision near x = 0 and without overflow."""
+    near = x < 1
+    far = (torch.where(near, top, x) - top).clamp(max=0).exp() - (-top).exp()
+    return torch.where(near, torch.expm1(torch.where(near, x, 0)) * (-top).exp(), far)
+
+
+def softpick(x: Scores, mask: Seen, eps: float = BEFORE_RELU) -> Scores:
+    """relu(e^x_j - 1) / (sum_k |e^x_k - 1| + eps): top = max(x, 0), not max(x), whose e^-top overflows below -88."""
+    if not eps > 0:
+        raise ValueError(f"eps keeps a row of zeros from 0 / 0 and must be positive; got {eps}")
+    top = torch.where(mask, x, 0).amax(-1, keepdim=True).clamp(min=0).detach()
+    terms = torch.where(mask, expm1_scaled(x, top), 0)
+    return terms.relu() / (terms.abs().sum(-1, keepdim=True) + eps * (-top).exp())
+
+
+def normalized_sigmoid(x: Scores, mask: Seen) -> Scores:
+    """sigma(x_j) / sum_k sigma(x_k) as softmax(log sigma(x)): no 0 / 0 where every sigma underflows."""
+    return softmax(torch.nn.functional.logsigmoid(x), mask)
+
+
+def _identity(x: Tensor, n: Tensor) -> Tensor:  # noqa: ARG001 (every logit is given the row's count)
+    return x
+
+
+def _softmax_logit(x: Tensor, n: Tensor, sink: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    return x
+
+
+def _sink_rest(sink: Tensor | float | None = 0.0) -> tuple[Tensor | float, float]:
+    return (torch.finfo(torch.float32).min, 0.0) if sink is None else (sink, 1.0)
+
+
+def _softpick_over(x: Tensor, top: Tensor, n: Tensor, eps: float = BEFORE_RELU) -> Tensor:  # noqa: ARG001
+    return expm1_scaled(x, top).relu()
+
+
+def _softpick_under(x: Tensor, top: Tensor, n: Tensor, eps: float = BEFORE_RELU) -> Tensor:  # noqa: ARG001
+    return expm1_scaled(x, top).abs()
+
+
+def _n_rest(n_zero: float = 1.0) -> tuple[float, float]:
+    return 0.0, n_zero
+
+
+SOFTMAX_STREAM = exponential(_softmax_logit, rest=lambda sink=None: _sink_rest(sink))
