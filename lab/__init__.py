@@ -8,6 +8,7 @@ Reading order, which is also the direction the data flows; nothing imports upwar
     kernels    reductions, fast on a GPU         lab.kernels.KERNELS
     pooling    token states to one vector        lab.pooling.POOLS["mean"](dim)(x, mask)
     capture    all-layer hidden states, pooled   lab.capture.states(model, texts, pools=("mean", "last"))
+    attention  who weighs whom, and sinks        with lab.attention.use(model, "softpick"): ...
     probes     what a layer knows                lab.probes.retrieval(queries, documents)
     geometry   how the space bends               lab.geometry.measure(states)
     stats      what a difference means           lab.stats.bootstrap(scores, along="example")
@@ -21,7 +22,10 @@ are first used, so `import lab` costs nothing.
 from importlib import import_module
 from types import ModuleType
 
-ROOMS = ("data", "blocks", "models", "kernels", "pooling", "capture", "probes", "geometry", "stats", "plots", "reports")
+ROOMS = (
+    "data", "blocks", "models", "kernels", "pooling", "capture", "attention", "probes", "geometry", "stats", "plots",
+    "reports",
+)  # fmt: skip
 
 __version__ = "0.1.0"
 

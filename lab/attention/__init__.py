@@ -1,7 +1,7 @@
-"""Scores to weights, in any model: every published normalizer of attention under one contract.
+"""Scores and sinks: how tokens weigh each other, in any model, and what happens when the weighing is exchanged.
 
-    NORMALIZERS["softpick"](scores, mask)      scores [..., Tq, Tk], mask bool, True = this key may be seen
-    with use(model, "softpick"): ...           the same in each attention layer of a transformers model
+NORMALIZERS["softpick"](scores, mask)      scores [..., Tq, Tk], mask bool, True = this key may be seen
+with use(model, "softpick"): ...           the same in each attention layer of a model
 """
 
 from lab.attention.normalizers import NORMALIZERS

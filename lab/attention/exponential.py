@@ -4,20 +4,21 @@ Every exponential here subtracts a maximum. n_i is the number of keys that row i
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lab.attention.stream import Stream, exponential, pointwise
+from lab.attention.stream import Stream, Sums, exponential
 
 Scores = Float[Tensor, "*rows J"]
 Seen = Bool[Tensor, "*rows J"]
 
 ENTROPY_POLYNOMIAL = (-0.037, 0.481, -2.3, 4.917, -1.791)  # of the entropy in nats, the highest power first
 PTS = math.exp(-math.exp(1.5))  # weight of log n at the start of SSA's released training
-BEFORE_RELU = 1e-6  # softpick's epsilon, as in its released kernel
+EPSILON = 1e-6  # softpick's, as in its released kernel
 
 
 def count(mask: Seen, like: Tensor) -> Tensor:
@@ -34,15 +35,35 @@ def softmax(x: Scores, mask: Seen, sink: Tensor | None = None) -> Scores:
     return torch.cat([x, sink], -1).softmax(-1)[..., :-1]
 
 
-def softmax1(x: Scores, mask: Seen, n: float = 1.0) -> Scores:
-    """e^x_j / (n + sum_k e^x_k): softmax beside n keys of logit 0 that have no value. n = 0 is softmax."""
-    if not n >= 0:
-        raise ValueError(f"n is a number of keys of logit 0, 0 or more; got {n}")
-    return softmax(x, mask, None if n == 0 else x.new_tensor(math.log(n)))
+def _plain(x: Tensor, n: Tensor, sink: Tensor | None = None) -> Tensor:  # noqa: ARG001 (every logit may read them)
+    return x
+
+
+def _with_sink(sink: Tensor | None = None) -> tuple[float | Tensor, float]:
+    return (torch.finfo(torch.float32).min, 0.0) if sink is None else (sink, 1.0)
+
+
+SOFTMAX = exponential(_plain, rest=_with_sink)
+
+
+def softmax1(x: Scores, mask: Seen, extra: float = 1.0) -> Scores:
+    """e^x_j / (extra + sum_k e^x_k): softmax beside so many keys of logit 0 that have no value; extra = 0 is softmax.
+
+    In this form the shift by the maximum reaches the 1 as well, and the maximum is never below 0.
+    """
+    if not extra >= 0:
+        raise ValueError(f"extra is a number of keys of logit 0, 0 or more; got {extra}")
+    return softmax(x, mask, None if extra == 0 else x.new_tensor(math.log(extra)))
+
+
+SOFTMAX1 = exponential(lambda x, n, extra=1.0: x, rest=lambda extra=1.0: (0.0, extra))  # noqa: ARG005
 
 
 def sink_logit(x: Scores, mask: Seen, sink: Tensor | float = 0.0) -> Scores:
     return softmax(x, mask, torch.as_tensor(sink, device=x.device))
+
+
+SINK_LOGIT = exponential(lambda x, n, sink=0.0: x, rest=lambda sink=0.0: (sink, 1.0))  # noqa: ARG005
 
 
 def sink_logit_learned(call: Any) -> dict[str, Tensor]:
@@ -57,6 +78,9 @@ def ssmax(x: Scores, mask: Seen, s: Tensor | float = 0.43) -> Scores:
     return softmax(ssmax_logit(x, count(mask, x), s), mask)
 
 
+SSMAX = exponential(ssmax_logit)
+
+
 def ssmax_learned(call: Any) -> dict[str, Tensor]:
     return {"s": torch.full((call.query.shape[1], 1, 1), 0.43)}
 
@@ -67,6 +91,9 @@ def ssa_logit(x: Tensor, n: Tensor, spike: Tensor | float = 0.0, length: Tensor 
 
 def ssa(x: Scores, mask: Seen, spike: Tensor | float = 0.0, length: Tensor | float = PTS) -> Scores:
     return softmax(ssa_logit(x, count(mask, x), spike, length), mask)
+
+
+SSA = exponential(ssa_logit)
 
 
 def adaptive_temperature(x: Scores, mask: Seen) -> Scores:
@@ -86,12 +113,48 @@ def self_adjust(x: Scores, mask: Seen) -> Scores:
     return x * softmax(x, mask)
 
 
+SELF_ADJUST = Stream(
+    over=lambda x, top, n: x * (x - top).clamp(max=0).exp(),  # noqa: ARG005
+    under=lambda x, top, n: (x - top).clamp(max=0).exp(),  # noqa: ARG005
+    level=lambda x, n: x,  # noqa: ARG005
+)
+
+
 def self_adjust_normalized(x: Scores, mask: Seen) -> Scores:
     """The factor is 0 at min(x, 0) and 1 at max(x, 0); rows of zeros, where both are the same, give zeros."""
     low = torch.where(mask, x, torch.inf).amin(-1, keepdim=True).clamp(max=0)
     high = torch.where(mask, x, -torch.inf).amax(-1, keepdim=True).clamp(min=0)
     width = high - low
     return (x - low) / torch.where(width > 0, width, 1) * softmax(x, mask)
+
+
+class _Adjusted(NamedTuple):
+    plain: Sums  # softmax's own
+    times: Sums  # likewise with the score as a factor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class SelfAdjustNormalized:
+    """In blocks: (sum_j x_j p_j v_j - low sum_j p_j v_j) / (high - low), low and high known behind the last block."""
+
+    def take(self, sums: _Adjusted | None, scores: Tensor, mask: Tensor, values: Tensor, n: Tensor) -> _Adjusted:
+        plain = SOFTMAX.take(sums and sums.plain, scores, mask, values, n)
+        times = SELF_ADJUST.take(sums and sums.times, scores, mask, values, n)
+        x = torch.where(mask, scores, 0).to(plain.over.dtype)
+        low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+        if sums is not None:
+            low, high = torch.minimum(low, sums.low), torch.maximum(high, sums.high)
+        return _Adjusted(plain, times, low, high)
+
+    def finish(self, sums: _Adjusted) -> Tensor:
+        width = sums.high - sums.low
+        raised = SELF_ADJUST.finish(sums.times) - sums.low * SOFTMAX.finish(sums.plain)
+        return raised / torch.where(width > 0, width, 1)
+
+
+SELF_ADJUST_NORMALIZED = SelfAdjustNormalized()
 
 
 def expm1_scaled(x: Tensor, top: Tensor) -> Tensor:
@@ -101,7 +164,7 @@ def expm1_scaled(x: Tensor, top: Tensor) -> Tensor:
     return torch.where(near, torch.expm1(torch.where(near, x, 0)) * (-top).exp(), far)
 
 
-def softpick(x: Scores, mask: Seen, eps: float = BEFORE_RELU) -> Scores:
+def softpick(x: Scores, mask: Seen, eps: float = EPSILON) -> Scores:
     """relu(e^x_j - 1) / (sum_k |e^x_k - 1| + eps): top = max(x, 0), not max(x), whose e^-top overflows below -88."""
     if not eps > 0:
         raise ValueError(f"eps keeps a row of zeros from 0 / 0 and must be positive; got {eps}")
@@ -110,33 +173,9 @@ def softpick(x: Scores, mask: Seen, eps: float = BEFORE_RELU) -> Scores:
     return terms.relu() / (terms.abs().sum(-1, keepdim=True) + eps * (-top).exp())
 
 
-def normalized_sigmoid(x: Scores, mask: Seen) -> Scores:
-    """sigma(x_j) / sum_k sigma(x_k) as softmax(log sigma(x)): no 0 / 0 where every sigma underflows."""
-    return softmax(torch.nn.functional.logsigmoid(x), mask)
-
-
-def _identity(x: Tensor, n: Tensor) -> Tensor:  # noqa: ARG001 (every logit is given the row's count)
-    return x
-
-
-def _softmax_logit(x: Tensor, n: Tensor, sink: Tensor | None = None) -> Tensor:  # noqa: ARG001
-    return x
-
-
-def _sink_rest(sink: Tensor | float | None = 0.0) -> tuple[Tensor | float, float]:
-    return (torch.finfo(torch.float32).min, 0.0) if sink is None else (sink, 1.0)
-
-
-def _softpick_over(x: Tensor, top: Tensor, n: Tensor, eps: float = BEFORE_RELU) -> Tensor:  # noqa: ARG001
-    return expm1_scaled(x, top).relu()
-
-
-def _softpick_under(x: Tensor, top: Tensor, n: Tensor, eps: float = BEFORE_RELU) -> Tensor:  # noqa: ARG001
-    return expm1_scaled(x, top).abs()
-
-
-def _n_rest(n_zero: float = 1.0) -> tuple[float, float]:
-    return 0.0, n_zero
-
-
-SOFTMAX_STREAM = exponential(_softmax_logit, rest=lambda sink=None: _sink_rest(sink))
+SOFTPICK = Stream(
+    over=lambda x, top, n, eps=EPSILON: expm1_scaled(x, top).relu(),  # noqa: ARG005
+    under=lambda x, top, n, eps=EPSILON: expm1_scaled(x, top).abs(),  # noqa: ARG005
+    level=lambda x, n, eps=EPSILON: x,  # noqa: ARG005
+    rest=lambda eps=EPSILON: (0.0, eps),
+)

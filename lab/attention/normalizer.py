@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.attention.stream import Stream
+from lab.attention.stream import Blocks
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Normalizer:
     rows: Callable[..., dict[str, Tensor]] | None = None
     after: Callable[..., Tensor] | None = None
     halo: Callable[..., int] | None = None  # how many queries in front of its own a row reads; None: none
-    stream: Stream | None = None  # in blocks of keys; None: a row must be seen whole, more than once
+    stream: Blocks | None = None  # the same in blocks of keys; None: a row must be seen whole
     aligned: bool = False  # row i must be token i: a lone query beside cached keys is refused
 
     def __post_init__(self) -> None:

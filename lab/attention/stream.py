@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,15 @@ class Sums(NamedTuple):
     top: Tensor  # [..., 1]
     over: Tensor  # [..., D]
     under: Tensor  # [..., 1]
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """What takes a row in blocks of keys: sums = take(sums, ...), None at first, and finish(sums)."""
+
+    def take(self, sums: Any, scores: Tensor, mask: Tensor, values: Tensor, n: Tensor, **parameters: Any) -> Any: ...
+
+    def finish(self, sums: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,9 @@ class Stream:
         return Sums(level * one, x.new_zeros(*x.shape[:-1], v.shape[-1]), size * one)
 
 
-def exponential(logit: Callable[..., Tensor], rest: Callable[..., tuple[float | Tensor, float]] | None = None) -> Stream:
+def exponential(
+    logit: Callable[..., Tensor], rest: Callable[..., tuple[float | Tensor, float]] | None = None
+) -> Stream:
     """The stream of softmax(logit(x, n, **parameters)), beside a rest where there is one."""
 
     def term(x: Tensor, top: Tensor, n: Tensor, **parameters: object) -> Tensor:

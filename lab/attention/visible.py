@@ -1,0 +1,105 @@
+"""Which keys each query may see, told for a few rows at a time, so that no mask needs T x T."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Pattern = Literal["full", "causal"]
+
+
+class Visible:
+    """The mask of one forward pass, shared by the layers that asked for the same one.
+
+    rows(start, stop) says it for these queries; the whole is never held. `pattern` is what the mask is beside its
+    padding: "full", "causal" with the last query on the last key, or None for anything else, a window, packed texts,
+    a user's own mask. `kind` is the same with the padding: "full" and "causal" only where nothing is padded.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        rows: Callable[[int, int], Tensor],
+        pattern: Pattern | None,
+        padding: Tensor | None = None,
+        own: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.batch, self.queries, self.keys = shape
+        self.pattern, self.padding = pattern, padding
+        self._rows, self._own = rows, own
+
+    @cached_property
+    def kind(self) -> Literal["full", "causal", "pattern"]:
+        return "pattern" if self.pattern is None or self.padding is not None else self.pattern
+
+    @cached_property
+    def own(self) -> Any:
+        """The mask as the model's own attention wants it, made when first asked for."""
+        return self._own()
+
+    def rows(self, start: int, stop: int) -> Bool[Tensor, "B Heads rows Tk"]:
+        """The keys that queries start to stop - 1 may see; Heads is 1 where all heads see the same."""
+        return self._rows(start, stop)
+
+    def real(self, device: torch.device) -> Bool[Tensor, "B Tq"]:
+        """The queries that are tokens. Queries are the last of the keys, so a padded key is a padded query."""
+        if self.padding is None:
+            return torch.ones(self.batch, self.queries, dtype=torch.bool, device=device)
+        return self.padding[:, -self.queries :]
+
+
+def asked(own: Callable[..., Any], **request: Any) -> Visible:
+    """What transformers' masking asks a mask function for, as a Visible; `own` is the function asked otherwise."""
+    from transformers.masking_utils import prepare_padding_mask, sdpa_mask
+
+    queries, keys, before = request["q_length"], request["kv_length"], request.get("q_offset", 0)
+    first = request.get("kv_offset", 0)
+    padding = prepare_padding_mask(request.get("attention_mask"), keys, first)
+    padding = None if padding is None else padding[:, first : first + keys].bool()
+    if padding is not None and padding.all():
+        padding = None
+    simple = request.get("local_size") is None or keys < request["local_size"]  # a window wider than the text
+    aligned = bool(before + queries == first + keys)
+    pattern: Pattern | None = None
+    if simple and aligned and request.get("allow_is_causal_skip", True):
+        pattern = "causal" if queries > 1 else "full"  # the last query sees every key
+    elif simple and request.get("allow_is_bidirectional_skip", False):
+        pattern = "full"
+
+    def rows(start: int, stop: int) -> Tensor:
+        part = {"q_length": stop - start, "q_offset": before + start, "local_size": None}
+        return sdpa_mask(**request | part | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+
+    return Visible((request["batch_size"], queries, keys), rows, pattern, padding, lambda: own(**request))
+
+
+def given(mask: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> tuple[Visible, Tensor | None]:
+    """A mask that was not asked for: none at all, [B, Tk] padding, or a user's [B, 1 or H, Tq, Tk], bool or additive.
+
+    Returns with it what an additive mask adds to the scores it leaves visible, None where that is nothing.
+    Raises ValueError for a mask of another shape.
+    """
+    batch, queries, keys = shape
+    if mask is None:
+        everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        return Visible(shape, lambda i, j: everything.expand(batch, 1, j - i, keys), "full"), None
+    if mask.ndim == 2 and mask.shape == (batch, keys):
+        real = mask.bool()
+        padding = None if real.all() else real
+        return Visible(
+            shape, lambda i, j: real[:, None, None].expand(-1, 1, j - i, -1), "full", padding, lambda: mask
+        ), None
+    if mask.ndim != 4 or mask.shape[-2:] != (queries, keys):
+        raise ValueError(
+            f"an attention mask must be [B, {keys}] or [B, 1 or H, {queries}, {keys}]; got {[*mask.shape]}"
+        )
+    added: Float[Tensor, "B Heads Tq Tk"] | None = None
+    seen = mask
+    if mask.dtype != torch.bool:
+        seen = mask > torch.finfo(mask.dtype).min / 2  # what is hidden holds the lowest number or -inf
+        added = mask.masked_fill(~seen, 0)
+        added = added if added.any() else None
+    return Visible(shape, lambda i, j: seen[:, :, i:j].expand(batch, -1, -1, -1), None, None, lambda: mask), added
