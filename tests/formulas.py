@@ -46,7 +46,7 @@ def series(v, order=8):
 def adaptive_temperature(x, at):
     p = softmax(x)
     h = -sum(q * q.ln() for q in p if q)
-    beta = sum(D(c) * h**k for c, k in zip(("-.037", ".481", "-2.3", "4.917", "-1.791"), (4, 3, 2, 1, 0), strict=True))
+    beta = D("-.037") * h**4 + D(".481") * h**3 - D("2.3") * h**2 + D("4.917") * h - D("1.791")
     return softmax([max(beta, D(1)) * v if h > D(".5") else v for v in x])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from formulas import FORMULAS, by_formula
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.attention import NORMALIZERS
@@ -39,6 +39,7 @@ def test_every_normalizer_has_a_formula_here():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_weights_are_the_formulas(name, dtype, data):
     scores, mask = data.draw(rows(dtype))
@@ -55,6 +56,7 @@ def test_weights_are_the_formulas(name, dtype, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_gradients_are_those_of_the_weights(name, data):
     scores, mask = data.draw(rows())
@@ -66,7 +68,7 @@ def test_gradients_are_those_of_the_weights(name, data):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_gradients(name):
-    scores = torch.tensor([[0.3, -0.7, 1.9, 0.9, 0.1], [1.2, 0.4, -0.2, 0.8, 2.1]], dtype=torch.float64)
+    scores = torch.tensor([[0.3, -0.7, 1.9, 0.95, 0.1], [1.2, 0.4, -0.2, 0.8, 2.1]], dtype=torch.float64)
     mask = torch.tensor([[True, True, False, True, True], [True] * 5])
     assert torch.autograd.gradgradcheck(lambda s: NORMALIZERS[name](s[None, None], mask), scores.requires_grad_())
 
@@ -112,9 +114,11 @@ def test_extremes_are_the_formulas(name, dtype):
     scores = torch.tensor(EXTREMES, dtype=dtype)[None, None].requires_grad_()
     got = NORMALIZERS[name](scores)
     want = by_formula(FORMULAS[name], scores.detach(), torch.ones(1, 1, 1, 4, dtype=torch.bool))
+    if name == "lssar":  # log(1 + e^x) of 1e-6 or 1e-30 is, in this many digits, little or nothing else than log 2
+        got, want = got[..., :-2, :], want[..., :-2, :]
     # a difference of 1 between logits of 1e4 keeps 1e4 eps of its digits, times log 4 for those that scale by length
     torch.testing.assert_close(got.double(), want, rtol=4e4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
-    got.square().sum().backward()
+    (got * torch.arange(1.0, 5)).sum().backward()
     assert got.isfinite().all()
     assert scores.grad.isfinite().all()
 
@@ -173,7 +177,7 @@ def test_places_matter_to_a_convolution_and_to_slopes():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shift_of_the_scores_is_seen_by_those_it_should(name):
     scores = torch.tensor([[0.2, -1.0, 1.5, 0.7, -0.3]], dtype=torch.float64)
-    moved = (NORMALIZERS[name](scores + 0.4) - NORMALIZERS[name](scores)).abs().max()
+    moved = (NORMALIZERS[name](scores + 2) - NORMALIZERS[name](scores)).abs().max()
     assert (moved < 1e-9) == (name in SHIFTLESS)
 
 

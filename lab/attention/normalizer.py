@@ -52,7 +52,7 @@ class Normalizer:
         found = self.form(torch.where(seen, x, 0), seen, **parameters)
         return torch.where(seen, found, 0).to(scores.dtype)
 
-    def __call__(self, scores: Tensor, mask: Tensor | None = None, **parameters: Any) -> Tensor:
+    def __call__(self, scores: Any, mask: Any = None, **parameters: Any) -> Tensor:
         """Weights of the same shape and type as the scores [..., Tq, Tk].
 
         mask: bool, broadcastable to the scores, True = this key may be seen; None: all are. A score of -inf is a key

@@ -51,7 +51,7 @@ LINEAR = shares(lambda x, n: x.relu())  # noqa: ARG005
 def taylor(x: Tensor, order: int, log_scale: Tensor | float = 0.0) -> Tensor:
     """e^-log_scale sum_m x^m / m! for m to `order`, by Horner in x / c, c = e^(log_scale / order).
 
-    With r = x / c the m-th term is r^m c^(m - order) / m!, and no factor is above 1 where c >= max(1, |x|): no power overflows.
+    With r = x / c the m-th term is r^m c^(m - order) / m!, and no factor is above 1 where c >= max(1, |x|).
     """
     inverse = torch.exp(-torch.as_tensor(log_scale, dtype=x.dtype, device=x.device) / order)
     r = x * inverse
@@ -73,7 +73,7 @@ def checked(order: int, even: bool = False) -> int:
 
 
 def _level(x: Tensor, order: int) -> Tensor:
-    return order * x.detach().abs().clamp(min=1).log()
+    return order * x.abs().clamp(min=1).log()
 
 
 def _row_level(x: Tensor, mask: Tensor, order: int) -> Tensor:
