@@ -5,5 +5,6 @@ with use(model, "softpick"): ...           the same in each attention layer of a
 """
 
 from lab.attention.normalizers import NORMALIZERS
+from lab.attention.use import use
 
-__all__ = ["NORMALIZERS"]
+__all__ = ["NORMALIZERS", "use"]

@@ -96,3 +96,8 @@ def wants(stage: Callable[..., Any] | None) -> set[str]:
         return set()
     named = inspect.signature(stage).parameters.values()
     return {p.name for p in named if p.default is not p.empty or p.kind is p.KEYWORD_ONLY}
+
+
+def taken(stage: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the parameters that a stage names."""
+    return {name: parameters[name] for name in wants(stage) if name in parameters}

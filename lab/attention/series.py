@@ -57,7 +57,7 @@ def taylor(x: Tensor, order: int, log_scale: Tensor | float = 0.0) -> Tensor:
     r = x * inverse
     total = torch.zeros_like(x)
     for m in range(order, -1, -1):
-        total = total * r + inverse ** (order - m) / math.factorial(m)
+        total = total * r + inverse ** (order - m) * (1 / math.factorial(m))
     return total
 
 
