@@ -12,7 +12,7 @@ from safetensors import safe_open
 import lab
 from lab.attention.calls import attending
 from lab.data.tasks import BigramBackcopy, Induction
-from lab.training import Recipe, corpus, language_model, max_retrieval, vitals
+from lab.training import Recipe, corpus, language_model, max_retrieval, several, together, vitals
 from lab.training.language_model import next_token_loss
 
 TEXTS = [f"def f{i}(x):\n    return x + {i}\n" for i in range(40)]
@@ -84,9 +84,9 @@ def test_the_rate_rises_and_is_held_or_falls_to_a_tenth():
     assert falling.rate_at(102) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("wrong", [{"layers": 0}, {"rate": 0}, {"schedule": "linear"}, {"weight_decay": -1}])
+@pytest.mark.parametrize("wrong", [{"layers": 0}, {"rate": 0.0}, {"schedule": "linear"}, {"weight_decay": -1.0}])
 def test_a_recipe_that_is_none_is_refused(wrong):
-    with pytest.raises(ValueError, match="got|schedule"):  # noqa: RUF043
+    with pytest.raises(ValueError, match=r"got|schedule|at least"):
         Recipe(**wrong)
 
 
@@ -112,8 +112,8 @@ def test_the_loss_is_that_of_the_places_that_count():
     counted[:, ::2] = False
     net = run.model.model
     logits = net.head(net(input_ids=drawn.ids).last_hidden_state).double().log_softmax(-1)
-    want = -logits.gather(-1, drawn.targets[..., None])[..., 0][counted].mean()
-    got = next_token_loss(net, replace(drawn, counted=counted), torch.device("cpu"))
+    want = -logits.gather(-1, drawn.targets[..., None])[..., 0][counted].mean().detach()
+    got = next_token_loss(net, replace(drawn, counted=counted), torch.device("cpu")).detach()
     assert float(got) == pytest.approx(float(want), rel=1e-5)
 
 
@@ -191,6 +191,42 @@ def test_a_loss_that_is_no_number_stops_with_its_batch_saved(tmp_path):
     step = int(saved.stem.removeprefix("batch-"))
     with safe_open(saved, framework="pt") as file:
         assert torch.equal(file.get_tensor("ids"), BigramBackcopy(length=8).draw(SMALL.batch, seed=step).ids)
+
+
+# several
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    task = BigramBackcopy(length=8)
+    recipes = {"pre": replace(SMALL, steps=4), "peri": replace(SMALL, steps=6, norm="peri")}
+    runs = several(task, recipes, [0, 3], folder=tmp_path, every=2, progress=False)
+    curve = together(runs)
+    assert dict(curve.sizes) == {"run": 2, "seed": 2, "step": 4, "layer": 3}
+    alone = language_model(task, replace(recipes["peri"], seed=3), every=2, progress=False).curve
+    assert curve.sel(run="peri", seed=3).held_out.values.tolist() == alone.held_out.values.tolist()
+    assert np.isnan(curve.held_out.sel(run="pre", step=6)).all()
+    assert len([*tmp_path.glob("*/run.safetensors")]) == 4
+    with pytest.raises(ValueError, match="at least one"):
+        several(task, {}, [0])
+
+
+def test_held_out_losses_are_the_models_own_under_its_normalizer():
+    task = BigramBackcopy(length=8)
+    run = language_model(task, replace(SMALL, normalizer="ssmax", rate=0.05), progress=False)
+    assert run.learned
+    found = run.losses(task, texts=5)
+    assert found.shape == (5, 8)
+    drawn = task.draw(5, seed=-1_000_003)
+    with torch.no_grad(), run.attending():
+        want = float(next_token_loss(run.model.model, drawn, torch.device("cpu")))
+    with torch.no_grad():
+        other = float(next_token_loss(run.model.model, drawn, torch.device("cpu")))
+    assert float(found.mean()) == pytest.approx(want, rel=1e-5)
+    assert abs(float(found.mean()) - other) > 1e-4
+    longer = run.losses(replace(task, length=20), texts=3)
+    assert longer.shape == (3, 20)
+    with pytest.raises(ValueError, match="tokens"):
+        run.losses(BigramBackcopy(symbols=99, length=8))
 
 
 # looking

@@ -1,5 +1,6 @@
 """Training a small language model, looking at its sinks and states on the way."""
 
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -38,10 +40,29 @@ class Run:
     model: Loaded
     recipe: Recipe
     curve: xr.Dataset  # per step looked at: loss, held_out, grad_norm; per layer too: sinks, kurtosis ...
+    learned: dict[str, Tensor]  # the normalizer's own weights, which the model holds inside `attending` alone
 
     def attending(self) -> AbstractContextManager[Any]:
-        """The model with the normalizer it was trained under; outside of it, it attends by softmax."""
-        return _attending(self.model, self.recipe)
+        """The model with the normalizer it was trained under and that one's weights; outside, it attends by softmax."""
+        return _attending(self.model, self.recipe, self.learned)
+
+    @torch.no_grad()
+    def losses(self, source: Source, *, texts: int = 32, seed: int = 0) -> xr.DataArray:
+        """loss[text, position] in nats on held-out texts, NaN where a place does not count.
+
+        source: that of the training, or another of the same tokens: longer windows, say. A seed draws the same texts
+        for every run. Raises ValueError for a source of more tokens than the model knows.
+        """
+        net = self.model.model
+        if source.vocab > net.config.vocab_size:
+            raise ValueError(f"the source has {source.vocab} tokens, the model knows {net.config.vocab_size}")
+        drawn = _held_out(source)(texts, seed=-1_000_003 - seed)  # training draws by seeds from 0 on
+        device = self.model.device
+        with self.attending():
+            logits = net.head(net(input_ids=drawn.ids.to(device)).last_hidden_state).float()
+        loss = nn.functional.cross_entropy(logits.transpose(1, 2), drawn.targets.to(device), reduction="none")
+        found = loss.cpu().masked_fill(~drawn.counted, torch.nan).double().numpy()
+        return xr.DataArray(found, dims=("text", "position"), attrs={"unit": "nats"})
 
 
 def language_model(
@@ -73,8 +94,9 @@ def language_model(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = _drawn(source, recipe, device)
     said = {"recipe": asdict(recipe), "source": _described(source), "every": every}
+    net = model.model
+    plain = net.state_dict().keys()
     with _attending(model, recipe):
-        net = model.model
         optimiser = torch.optim.AdamW(
             net.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
@@ -115,10 +137,11 @@ def language_model(
                     ended = bool(see(step, rows[-1])) if see else False
                     if folder:
                         checkpoint.write(folder, said, net, optimiser, step, rows)
+        learned = {name: value.clone() for name, value in net.state_dict().items() if name not in plain}
     curve = _curve(rows, recipe.layers).assign_attrs(
         recipe=json.dumps(asdict(recipe)), source=_described(source), device=str(device)
     )
-    return Run(model, recipe, curve)
+    return Run(model, recipe, curve, learned)
 
 
 def next_token_loss(net: nn.Module, drawn: Drawn, device: torch.device) -> Tensor:
@@ -156,18 +179,19 @@ def _drawn(source: Source, recipe: Recipe, device: torch.device) -> Loaded:
 
 
 @contextmanager
-def _attending(model: Loaded, recipe: Recipe) -> Iterator[None]:
+def _attending(model: Loaded, recipe: Recipe, learned: dict[str, Tensor] | None = None) -> Iterator[None]:
     if recipe.normalizer == "softmax":
         yield
         return
     with attention.use(model, recipe.normalizer):
+        if learned:
+            model.model.load_state_dict(learned, strict=False)
         yield
 
 
 def _look(model: Loaded, source: Source, recipe: Recipe, device: torch.device) -> Callable[[], dict[str, Any]]:
     """What is looked at again and again: the loss and the vitals on one held-out batch."""
-    held = partial(source.draw, held_out=True) if "held_out" in _arguments(source.draw) else source.draw
-    drawn = held(max(recipe.batch, 32), seed=-1 - recipe.seed)  # training draws by seeds from 0 on
+    drawn = _held_out(source)(max(recipe.batch, 32), seed=-1 - recipe.seed)  # training draws by seeds from 0 on
 
     def look() -> dict[str, Any]:
         with torch.no_grad():
@@ -177,10 +201,10 @@ def _look(model: Loaded, source: Source, recipe: Recipe, device: torch.device) -
     return look
 
 
-def _arguments(function: Callable[..., Any]) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(function).parameters)
+def _held_out(source: Source) -> Callable[..., Drawn]:
+    """How a source draws what training never saw: a task draws anew, a corpus keeps some back."""
+    apart = "held_out" in inspect.signature(source.draw).parameters
+    return partial(source.draw, held_out=True) if apart else source.draw
 
 
 def _by_layer(model: Loaded) -> list[float]:
@@ -199,8 +223,6 @@ def _described(source: Source) -> str:
 
 def _curve(rows: list[dict[str, Any]], layers: int) -> xr.Dataset:
     """One row per look to one array per number, over step and, where there is one per layer, layer."""
-    import numpy as np
-
     found = {}
     for name in sorted({key for row in rows for key in row} - {"step"}):
         values = [row.get(name) for row in rows]

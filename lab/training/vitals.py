@@ -33,7 +33,7 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
         "first": first.mass.mean("head").values.tolist(),
         "sink_rate": first.sink_rate.isel(threshold=0).mean("head").values.tolist(),
         "lift": first.lift.mean("head").values.tolist(),
-        "row_mass": seen.row_mass.mean("head").values.tolist(),
+        "row_mass": seen.row_mass.mean(("head", "sequence")).values.tolist(),
     }
     shapes = [_shape(states[layer]) for layer in range(model.depth + 1)]
     return found | {name: [shape[name] for shape in shapes] for name in shapes[0]}
