@@ -11,24 +11,40 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, counts, expand, is_full, is_padded, keep, segment_ids, total
-from lab.kernels.parts import by_parts
+from lab.kernels.layout import (
+    Segments,
+    all_finite,
+    at_once,
+    counts,
+    expand,
+    finite,
+    is_full,
+    is_padded,
+    keep,
+    segment_ids,
+    total,
+)
+from lab.kernels.parts import by_parts, in_one
 from lab.kernels.weighted_sum import weighted_sum
 
 
 def top(x: Tensor, mask: Segments, sign: int = 1) -> Tensor:
     """The largest (sign 1) or smallest (-1) value of each segment, without gradient; -inf or inf for an empty one."""
-    x, worst, how = x.detach(), -sign * torch.inf, "amax" if sign > 0 else "amin"
-    if is_padded(mask) and x.shape[1]:
-        return getattr(keep(x, mask, worst), how)(1)
-    start = x.new_full((len(mask) - (not is_padded(mask)), *x.shape[mask.ndim :]), worst)
-    return start.scatter_reduce(0, _ids_like(x, mask), x, how) if x.numel() else start
+    return _top(keep(x.detach(), mask, -sign * torch.inf), mask, sign)
 
 
-def finite_top(x: Tensor, mask: Segments) -> Tensor:
-    """The maximum of each segment where that is finite, else 0: what an exponential or a deviation subtracts."""
-    best = top(x, mask)
-    return best.masked_fill(best.isinf(), 0)
+def _top(hidden: Tensor, mask: Segments, sign: int = 1) -> Tensor:
+    """The same where padding is hidden already."""
+    worst, how = -sign * torch.inf, "amax" if sign > 0 else "amin"
+    if is_padded(mask) and hidden.shape[1]:
+        return getattr(hidden, how)(1)
+    start = hidden.new_full((len(mask) - (not is_padded(mask)), *hidden.shape[mask.ndim :]), worst)
+    return start.scatter_reduce(0, _ids_like(hidden, mask), hidden, how) if hidden.numel() else start
+
+
+def _finite(best: Tensor) -> Tensor:
+    """A maximum where that is finite, else 0: what an exponential or a deviation subtracts."""
+    return best.masked_fill_(best.isinf(), 0)
 
 
 def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
@@ -63,7 +79,7 @@ def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
 def exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
     """exp(s - m), zero at padding, and m, the maximum of each segment where that is finite."""
     hidden = keep(scores, mask, -torch.inf)
-    m = finite_top(hidden, mask)
+    m = _finite(_top(hidden.detach(), mask))
     return (hidden - expand(m, mask, scores.shape[is_padded(mask)])).exp_(), m
 
 
@@ -98,7 +114,7 @@ def logsumexp(z: Tensor, m: Tensor, mask: Segments) -> Tensor:
 def weighted_exponential_sum(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
     """sum_t exp(s_t - m) x_t and z: their quotient is the mean weighted by softmax(s)."""
     e, _ = exponentials(_wide(scores), mask)
-    return total(e * keep(_wide(x), mask), mask), total(e, mask)
+    return total(e * finite(_wide(x), mask), mask), total(e, mask)
 
 
 def weighted_exponential_sum_gradient(
@@ -106,7 +122,7 @@ def weighted_exponential_sum_gradient(
 ) -> tuple[Tensor, Tensor]:
     e, _ = exponentials(_wide(scores), mask)
     of_sum, of_z = (g[:, None] for g in dy)
-    ds = torch.addcmul(of_z, keep(_wide(x), mask), of_sum).mul_(e)
+    ds = torch.addcmul(of_z, finite(_wide(x), mask), of_sum).mul_(e)
     return e.mul_(of_sum), ds
 
 
@@ -116,7 +132,7 @@ def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     n = x.shape[1] if is_padded(mask) else len(x)
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
-    near = keep(x - expand(finite_top(x, mask), mask, n), mask)
+    near = keep(x - expand(_finite(top(x, mask)), mask, n), mask)
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
     return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
@@ -143,9 +159,13 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.shape[-2] and is_full(mask):
         return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
-    n = counts(mask).to(wide)
-    share = 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n)
-    weights = share[:, None] * mask if is_padded(mask) else expand(share, mask, len(x))
+    if is_padded(mask):
+        weights = mask.to(wide)
+        if mode == "mean":
+            weights /= weights.sum(1, keepdim=True).clamp_(min=1)
+    else:
+        n = counts(mask).to(wide)
+        weights = expand(1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n), mask, len(x))
     return weighted_sum(x, weights[..., None], mask).squeeze(1)
 
 
@@ -153,8 +173,18 @@ def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
     """The mean weighted by the softmax of scores, one per token or one per coordinate."""
     if scores.ndim < x.ndim:
         return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
+    if is_padded(mask) and in_one(x, mask) and at_once(x) and x.shape[1]:
+        x = _wide(x)
+        y = ((_wide(scores) + _hiding(mask)).softmax(1) * x).sum(1)
+        if all_finite(y):  # NaN in padding, rows without a token or a finite score are not
+            return y
     y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
     return y / divisor(z)
+
+
+def _hiding(mask: Tensor) -> Tensor:
+    """0 at real tokens, -inf at padding: [B, T, 1], to be added."""
+    return torch.where(mask, 0, -torch.inf)[..., None]
 
 
 def _wide(x: Tensor) -> Tensor:

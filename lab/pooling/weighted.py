@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, expand, keep
-from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
+from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighed
 from lab.pooling.selection import check_choice, narrow
 
 
@@ -85,4 +85,4 @@ class ReceivedAttentionPool(nn.Module):
         # a share of the largest first: a sum of weights near the ends of their type is 0 or inf
         shares = weights / spread(segment_pool(weights.detach()[..., None], mask, "max"))
         shares = shares / spread(segment_pool(shares[..., None], mask, "sum"))
-        return weighted_sum(x, shares[:, None], mask).squeeze(1)
+        return weighed(x, shares[..., None], mask).squeeze(1)
