@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SAMPLE = 2e-4  # seconds; a shorter call is repeated until a sample is as long: a timer's own noise is about 1e-6
+SAMPLE = 1e-3  # seconds; shorter calls are repeated until a sample is as long: a timer is off by about 1e-6
 MOST = 200  # repeats, as the graphs of so many are in memory at once
 
 

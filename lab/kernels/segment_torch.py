@@ -24,7 +24,7 @@ from lab.kernels.layout import (
     segment_ids,
     total,
 )
-from lab.kernels.parts import by_parts, in_one
+from lab.kernels.parts import BYTES, by_parts, in_one
 from lab.kernels.weighted_sum import weighted_sum
 
 
@@ -169,22 +169,29 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     return weighted_sum(x, weights[..., None], mask).squeeze(1)
 
 
+def fused_softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor | None:
+    """softmax_sum for scores as wide as x by torch's own softmax, where x is small enough to be made in one.
+
+    None where it is not, and where the result is not finite: NaN or Inf in padding, a segment without a token or
+    without a finite score; all of these take more care.
+    """
+    if not is_padded(mask) or not at_once(x) or not x.shape[1]:
+        return None
+    if not in_one(x, mask) and 2 * x[0].nbytes > BYTES:  # a part has one segment, and so no padding
+        return None
+    y = ((scores + torch.where(mask, 0, -torch.inf)[..., None]).softmax(1) * x).sum(1)
+    return y if all_finite(y) else None
+
+
 def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
     """The mean weighted by the softmax of scores, one per token or one per coordinate."""
     if scores.ndim < x.ndim:
         return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
-    if is_padded(mask) and in_one(x, mask) and at_once(x) and x.shape[1]:
-        x = _wide(x)
-        y = ((_wide(scores) + _hiding(mask)).softmax(1) * x).sum(1)
-        if all_finite(y):  # NaN in padding, rows without a token or a finite score are not
-            return y
+    y = fused_softmax_sum(_wide(x), _wide(scores), mask)
+    if y is not None:
+        return y
     y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
     return y / divisor(z)
-
-
-def _hiding(mask: Tensor) -> Tensor:
-    """0 at real tokens, -inf at padding: [B, T, 1], to be added."""
-    return torch.where(mask, 0, -torch.inf)[..., None]
 
 
 def _wide(x: Tensor) -> Tensor:

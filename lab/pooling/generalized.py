@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, keep
+from lab.kernels.layout import Segments, Tokens, at_once, keep, total
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
     divisor,
     exponential_sum,
+    fused_softmax_sum,
     logsumexp,
     weighted_exponential_sum,
     weighted_exponential_sum_gradient,
@@ -163,7 +164,8 @@ def _sum_below_the_top(
 ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S D"]]:
     """sum_t exp(c_t), and the maximum."""
     below, top = _below_the_top(x, mask)
-    return segment_pool(keep(exp(r * below), mask), mask, "sum"), top
+    e = keep(exp(r * below), mask)
+    return segment_pool(e, mask, "sum") if by_kernel(e) else total(e, mask), top
 
 
 def _below_the_top_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor) -> tuple[Tensor]:
@@ -200,6 +202,9 @@ class SoftmaxPool(nn.Module):
         if by_kernel(x):
             real = keep(x, mask).to(wide(x))
             return segment_pool(real, mask, "softmax", beta * real).to(x.dtype)
+        y = fused_softmax_sum(x.to(beta.dtype), beta * x, mask)
+        if y is not None:
+            return y.to(x.dtype)
         y, z = by_parts(_own_sums, (x,), mask, beta, gradient=_own_sums_gradient)
         return (y / divisor(z)).to(x.dtype)
 

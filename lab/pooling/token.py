@@ -7,7 +7,7 @@ A linear pool is a weight per token computed from the mask alone, so several of 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, expand, token_at
+from lab.kernels.layout import Segments, Tokens, expand, is_padded, token_at
 from lab.pooling.functional import check, counts, positions, segment_pool, weighed
 
 
@@ -15,7 +15,8 @@ class LinearPool(nn.Module):
     """y[b] = sum over real t of w[b, t] x[b, t], with w = self.weights(mask). x (B, T, D), mask (B, T) -> (B, D).
 
     A weighting is a function of two numbers per token, `self.weigh(at, n)`: its place 1 .. n among the real tokens
-    of its segment (0 at padding, where it must give 0) and their number. So it is the same function in both layouts.
+    of its segment (0 at padding, where it must give 0) and their number, [B, 1] where all of a row have the same. So it
+    is the same function in both layouts.
     """
 
     def __init__(self, dim: int | None = None) -> None:
@@ -28,7 +29,8 @@ class LinearPool(nn.Module):
     def weights(self, mask: Segments, tokens: int | None = None) -> Float[Tensor, "..."]:
         """[B, T] for a mask, 0 at padding; [N] for offsets, where `tokens` = N saves reading it from them, a wait."""
         at = positions(mask, tokens)
-        return self.weigh(at, expand(counts(mask).clamp(min=1).to(at.dtype), mask, at.shape[-1]))
+        n = counts(mask).clamp(min=1).to(at.dtype)
+        return self.weigh(at, n[:, None] if is_padded(mask) else expand(n, mask, len(at)))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, expand, keep
+from lab.kernels.layout import Segments, Tokens, at_once, expand, keep
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighed
 from lab.pooling.selection import check_choice, narrow
 
@@ -42,9 +42,11 @@ class SinkExcludingMeanPool(nn.Module):
         sinks = self.sinks(x, mask) if sinks is None else sinks
         check_choice("sinks", sinks, x)
         kept = ~sinks
-        left = counts(narrow(x, mask, kept)[1]).to(torch.float64)
-        kept = kept | (segment_expand(left, mask, x.shape[-2]) == 0)
-        return segment_pool(*narrow(x, mask, kept), "mean")
+        some = narrow(x, mask, kept)
+        left = counts(some[1])
+        if not (at_once(x) and bool(left.all())):
+            some = narrow(x, mask, kept | (expand(left, mask, x.shape[-2]) == 0))
+        return segment_pool(*some, "mean")
 
 
 class ReceivedAttentionPool(nn.Module):
