@@ -70,7 +70,10 @@ def counts(mask: Segments) -> Integer[Tensor, " S"]:
 
 
 def segment_ids(offsets: Integer[Tensor, " _"], n: int) -> Integer[Tensor, " N"]:
-    """The segment of each of n ragged tokens; a search, so that no shape depends on the offsets' values."""
+    """The segment of each of n ragged tokens."""
+    if at_once(offsets):
+        return torch.repeat_interleave(offsets.diff(), output_size=n)
+    # a search, so that no shape depends on the offsets' values
     return (
         torch.searchsorted(
             offsets.contiguous(), torch.arange(n, dtype=offsets.dtype, device=offsets.device), right=True
@@ -171,7 +174,7 @@ class _Filled(torch.autograd.Function):
 
 def finite(x: Tokens, mask: Segments) -> Tokens:
     """x without NaN and Inf in padding, for steps that multiply what stands there by 0: x itself if it has none."""
-    return x if not is_padded(mask) or all_finite(x) else keep(x, mask)
+    return x if not is_padded(mask) or is_full(mask) or all_finite(x) else keep(x, mask)
 
 
 def all_finite(values: Tensor) -> bool:

@@ -89,11 +89,6 @@ def _groups(lengths: list[int], width: int) -> Iterator[tuple[slice, int]]:
     yield slice(start, len(lengths)), longest
 
 
-def in_one(x: Tensor, mask: Segments) -> bool:
-    """Whether there is nothing to gain from parts."""
-    return len(mask) - (not is_padded(mask)) < 2 or not at_once(x) or x.nbytes <= FEWEST * BYTES
-
-
 def by_parts(
     function: Callable[..., tuple[Tensor, ...]],
     tokens: tuple[Tensor, ...],
@@ -108,9 +103,11 @@ def by_parts(
     gradient(dy, *tokens, mask, *parameters), padded, is a shorter way than torch's to the gradients of the tokens, dy
     a tuple; those of parameters are torch's to find.
     """
-    if in_one(tokens[0], mask):
+    x = tokens[0]
+    segments = len(mask) - (not is_padded(mask))
+    if segments < 2 or not at_once(x) or x.nbytes <= FEWEST * BYTES:
         return function(*tokens, mask, *parameters)
-    return _InParts.apply(function, gradient, mask, plan(tokens[0], mask), len(tokens), *tokens, *parameters)
+    return _InParts.apply(function, gradient, mask, plan(x, mask), len(tokens), *tokens, *parameters)
 
 
 class _InParts(torch.autograd.Function):

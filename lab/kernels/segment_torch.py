@@ -24,8 +24,8 @@ from lab.kernels.layout import (
     segment_ids,
     total,
 )
-from lab.kernels.parts import BYTES, by_parts, in_one
-from lab.kernels.weighted_sum import weighted_sum
+from lab.kernels.parts import by_parts
+from lab.kernels.weighted_sum import bags, weighted_sum
 
 
 def top(x: Tensor, mask: Segments, sign: int = 1) -> Tensor:
@@ -38,6 +38,8 @@ def _top(hidden: Tensor, mask: Segments, sign: int = 1) -> Tensor:
     worst, how = -sign * torch.inf, "amax" if sign > 0 else "amin"
     if is_padded(mask) and hidden.shape[1]:
         return getattr(hidden, how)(1)
+    if hidden.numel() and at_once(hidden):
+        return torch.segment_reduce(hidden, how[1:], offsets=mask, initial=worst, unsafe=True)
     start = hidden.new_full((len(mask) - (not is_padded(mask)), *hidden.shape[mask.ndim :]), worst)
     return start.scatter_reduce(0, _ids_like(hidden, mask), hidden, how) if hidden.numel() else start
 
@@ -57,8 +59,10 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
         at = at.expand(len(x), n) if is_padded(mask) else at
         (first,) = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
         best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
-    else:
+    elif is_padded(mask):
         (best,) = by_parts(lambda x, mask: (top(x, mask, sign),), (x,), mask)
+    else:  # one read, and nothing in between
+        best = top(x, mask, sign)
     return best if is_full(mask) else torch.where(_empty(mask), 0, best)
 
 
@@ -90,6 +94,13 @@ def divisor(z: Tensor) -> Tensor:
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
     """exp(s) over its sum in each segment; zero at padding, at scores of -inf, and where no score is finite."""
+    scores = _wide(scores)
+    if is_padded(mask) and at_once(scores) and scores.shape[1]:
+        hiding = torch.where(mask, 0, -torch.inf)
+        weights = (scores if is_full(mask) else scores + hiding.view(*mask.shape, *[1] * (scores.ndim - 2))).softmax(1)
+        # NaN anywhere, or no finite score, is NaN at every token: both are left to what follows
+        if all_finite(weights[:, 0]):
+            return weights
     e, _ = exponentials(scores, mask)
     return e / expand(divisor(total(e, mask)), mask, scores.shape[is_padded(mask)])
 
@@ -111,19 +122,15 @@ def logsumexp(z: Tensor, m: Tensor, mask: Segments) -> Tensor:
     return torch.where(z == 0, nothing, divisor(z).log() + m)
 
 
-def weighted_exponential_sum(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
-    """sum_t exp(s_t - m) x_t and z: their quotient is the mean weighted by softmax(s)."""
-    e, _ = exponentials(_wide(scores), mask)
-    return total(e * finite(_wide(x), mask), mask), total(e, mask)
+def softmax_mean(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor]:
+    """The mean weighted by the softmax of scores as wide as x."""
+    return (total(softmax(scores, mask) * finite(_wide(x), mask), mask),)
 
 
-def weighted_exponential_sum_gradient(
-    dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    e, _ = exponentials(_wide(scores), mask)
-    of_sum, of_z = (g[:, None] for g in dy)
-    ds = torch.addcmul(of_z, finite(_wide(x), mask), of_sum).mul_(e)
-    return e.mul_(of_sum), ds
+def softmax_mean_gradient(dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    weights, dy = softmax(scores, mask), dy[0][:, None]
+    ds = torch.ops.aten._softmax_backward_data(finite(_wide(x), mask) * dy, weights, 1, weights.dtype)
+    return weights.mul_(dy), ds
 
 
 def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
@@ -159,6 +166,8 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.shape[-2] and is_full(mask):
         return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
+    if not is_padded(mask) and at_once(x) and not (x.requires_grad and torch.is_grad_enabled()):
+        return bags(x.to(wide), mask, mode)
     if is_padded(mask):
         weights = mask.to(wide)
         if mode == "mean":
@@ -169,29 +178,11 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     return weighted_sum(x, weights[..., None], mask).squeeze(1)
 
 
-def fused_softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor | None:
-    """softmax_sum for scores as wide as x by torch's own softmax, where x is small enough to be made in one.
-
-    None where it is not, and where the result is not finite: NaN or Inf in padding, a segment without a token or
-    without a finite score; all of these take more care.
-    """
-    if not is_padded(mask) or not at_once(x) or not x.shape[1]:
-        return None
-    if not in_one(x, mask) and 2 * x[0].nbytes > BYTES:  # a part has one segment, and so no padding
-        return None
-    y = ((scores + torch.where(mask, 0, -torch.inf)[..., None]).softmax(1) * x).sum(1)
-    return y if all_finite(y) else None
-
-
 def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
     """The mean weighted by the softmax of scores, one per token or one per coordinate."""
     if scores.ndim < x.ndim:
-        return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
-    y = fused_softmax_sum(_wide(x), _wide(scores), mask)
-    if y is not None:
-        return y
-    y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
-    return y / divisor(z)
+        return weighted_sum(x, softmax(scores, mask)[..., None], mask).squeeze(1)
+    return by_parts(softmax_mean, (x, scores), mask, gradient=softmax_mean_gradient)[0]
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Steps of its own for a CPU, where torch's would copy x to clear the padding, and
 for the gradient of one weighting, three times as slow as a broadcast product.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def _whole(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
 
 def _forward(x: Tensor, weights: Tensor, mask: Segments) -> Tensor:
     if not is_padded(mask):
-        return torch.stack([_bags(x.to(weights.dtype), w, mask) for w in weights.unbind(1)], 1)
+        return torch.stack([bags(x.to(weights.dtype), mask, "sum", w) for w in weights.unbind(1)], 1)
     if x.dtype == weights.dtype or x.nbytes <= BYTES:
         y = _products(x.to(weights.dtype), weights)
     else:  # a few rows at a time, so that the copies stay in the cache
@@ -52,7 +53,7 @@ def _products(x: Tensor, weights: Tensor) -> Tensor:
     B, T, D = x.shape
     if weights.shape[-1] > 1 or T > SHORT or not 0 < T * D <= SHORT * SHORT:
         return torch.bmm(weights.mT, x)
-    return _bags(x.flatten(0, 1), weights.flatten(), torch.arange(0, B * T + 1, T))[:, None]
+    return bags(x.flatten(0, 1), torch.arange(0, B * T + 1, T), "sum", weights.flatten())[:, None]
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -74,18 +75,19 @@ class _WeightedSum(torch.autograd.Function):
         return dx, None if x is None else _to_weights(dy, x.to(dy.dtype), mask), None
 
 
-def _bags(x: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """One weighted sum of ragged tokens; torch's sum of embeddings is this, of rows given by their number."""
+def bags(x: Tensor, offsets: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
+    """One sum or mean of ragged tokens; torch's sum of embeddings is this, of rows given by their number."""
     every = torch.arange(len(x), dtype=offsets.dtype)
     return torch.nn.functional.embedding_bag(
-        every, x, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        every, x, offsets, mode=mode, per_sample_weights=weights, include_last_offset=True
     )
 
 
 def _to_tokens(dy: Tensor, weights: Tensor, mask: Segments) -> Tensor:
     if is_padded(mask):
         return weights * dy if dy.shape[1] == 1 else torch.bmm(weights, dy)
-    return sum(w[:, None] * expand(g, mask, len(w)) for w, g in zip(weights.unbind(1), dy.unbind(1), strict=True))
+    each = zip(weights.unbind(1), dy.unbind(1), strict=True)
+    return reduce(torch.add, (expand(g, mask, len(w)).mul_(w[:, None]) for w, g in each))
 
 
 def _to_weights(dy: Tensor, x: Tensor, mask: Segments) -> Tensor:

@@ -71,8 +71,7 @@ def segment_softmax(scores: Float[Tensor, "..."], mask: Segments) -> Float[Tenso
     Zero at padding and in empty segments. -inf is a weight of 0, also where nothing else stands in the segment.
     """
     _check_tokens(scores, mask, "scores")
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return segment_torch.softmax(scores.to(wide), mask).to(scores.dtype)
+    return segment_torch.softmax(scores, mask).to(scores.dtype)
 
 
 def segment_expand(y: Shaped[Tensor, " S *K"], mask: Segments, tokens: int | None = None) -> Shaped[Tensor, "..."]:
