@@ -1,5 +1,6 @@
 """Timing that a busy machine cannot fool: variants take turns, and only what ran side by side is compared."""
 
+import ctypes
 import math
 import statistics
 import time
@@ -38,6 +39,17 @@ def clock(function: Callable[[], object], device: torch.device | str = "cpu") ->
     began = now()
     function()
     return now() - began
+
+
+def keep_heap() -> bool:
+    """Have this process keep the memory it frees, and say whether that could be arranged (glibc's malloc takes it).
+
+    Else a variant that has just freed a large tensor gets pages for nothing that the next one pays the system for, 250
+    ns for each 4 kB, as much as it takes to write them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim_threshold, mmap_max = -1, -4
+    return mallopt is not None and bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0))
 
 
 def sample(
