@@ -48,7 +48,6 @@ Row = dict[str, Any]
 
 def measured(case: Case, where: str, rounds: int, compiling: bool, copy: float) -> Row:
     """One row: ours, what it moves at least, and every other variant or why it is missing."""
-    torch.compiler.reset()  # what was compiled for other operators would be looked through at every call
     calls: dict[str, Callable[[], Tensor]] = {"ours": case.ours}
     why: dict[str, str] = {}
     if case.textbook is None:
@@ -56,6 +55,7 @@ def measured(case: Case, where: str, rounds: int, compiling: bool, copy: float) 
     else:
         calls["eager"] = case.eager
         if compiling:
+            torch.compiler.reset()  # what was compiled for other operators would be looked through at every call
             compiled = torch.compile(case.textbook, dynamic=False)
             calls["compile"] = lambda: compiled(case.pool, *case.inputs)
         else:
