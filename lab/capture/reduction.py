@@ -1,7 +1,8 @@
 """Several pools of one state: the usual four together, weightings of tokens in one product, the others one by one."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from lab.pooling import POOLS, FirstPool, LastPool, LinearPool, MaxPool, MeanPoo
 from lab.pooling.functional import by_kernel, segment_stats, weighted_sum
 
 Pool = Callable[[Tensor, Tensor], Tensor]
+Pools = Any  # names of POOLS, or {name: pool}: what is neither is refused in words
 STATS = {MeanPool: "mean", MaxPool: "max", FirstPool: "first", LastPool: "last"}  # what one read gives
 
 
@@ -59,13 +61,11 @@ class Reduction:
         return self._batch[1:]
 
 
-def reductions(
-    model: Loaded, pools: str | Sequence[str] | Mapping[str, Pool], widths: Sequence[int]
-) -> list[Reduction]:
+def reductions(model: Loaded, pools: Pools, widths: Sequence[int]) -> list[Reduction]:
     """A reduction for each of the widths, the same one where they are equal.
 
     A registered pool with weights of its own gets random ones, the same in every run. ValueError for unknown names,
-    a pool that cannot be called as pool(x, mask), and one that does not give a vector for each text.
+    a pool that cannot be called on (x, mask), and one that does not give a vector for each text.
     """
     made: dict[int, Reduction] = {}
     for width in widths:
@@ -75,10 +75,14 @@ def reductions(
     return [made[width] for width in widths]
 
 
-def _built(pools: str | Sequence[str] | Mapping[str, Pool], width: int, device: torch.device) -> dict[str, Pool]:
+def _built(pools: Pools, width: int, device: torch.device) -> dict[str, Pool]:
     if isinstance(pools, Mapping):
         built = dict(pools)
+        if wrong := {name: type(pool).__name__ for name, pool in built.items() if not callable(pool)}:
+            raise TypeError(f"pools must be called as pool(x, mask); got {wrong}: pass names in a list")
     else:
+        if not isinstance(pools, Iterable):
+            raise TypeError(f"pools must be names of lab.pooling.POOLS, or {{name: pool}}; got {pools!r}")
         names = [pools] if isinstance(pools, str) else list(pools)
         if unknown := [name for name in names if name not in POOLS]:
             raise ValueError(f"no pool {unknown}; there are {list(POOLS)}, or pass {{name: pool}}")
