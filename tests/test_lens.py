@@ -44,7 +44,7 @@ def test_the_lens_refuses_what_it_cannot_know():
         lab.capture.logit_lens(llama, "a text")
     head = torch.randn(len(llama.tokenizer), 16)
     assert lab.capture.logit_lens(llama, "a text", unembedding=head).sizes["layer"] == 3
-    with pytest.raises(ValueError, match=r"must be \[V, 16\]; got \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"must be \[V, 16\], a tensor; got \(5, 4\)"):
         lab.capture.logit_lens(llama, "a text", unembedding=torch.zeros(5, 4))
     for wrong, got in ((torch.zeros(16), r"\(16,\)"), (np.zeros((5, 16)), "ndarray")):
         with pytest.raises(ValueError, match=f"a tensor; got {got}: pass the lm_head's weight"):
