@@ -55,8 +55,8 @@ def checked_examples(model: Loaded, examples: Examples) -> list[str] | Tensor:
         want = model.example[model.reads].ndim
         if values.ndim != want or not len(values):
             raise ValueError(
-                f"{model.name} takes {model.reads} of {want} axes, examples first; got {tuple(values.shape)}: at least one "
-                "example, and an axis for them also where there is one"
+                f"{model.name} takes {model.reads} of {want} axes, examples first; got {tuple(values.shape)}: at least "
+                "one example, and an axis for them also where there is one"
             )
         return values if values.is_floating_point() else values.float()
     texts = list(checked_texts(examples))
