@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.capture.runs import Runs, find
-from lab.kernels.layout import at_once
 from lab.models import Loaded
 from lab.pooling import POOLS, FirstPool, LastPool, LinearPool, MaxPool, MeanPool
 from lab.pooling.functional import by_kernel, segment_stats, weighted_sum
@@ -54,7 +53,7 @@ class Reduction:
     def _of_batch(self, segments: Tensor, state: Tensor) -> tuple[Runs | None, Tensor | None]:
         """Runs, on a CPU, and weights: made once for a batch, as all of its layers share them."""
         if self._batch is None or self._batch[0] is not segments:
-            runs = find(segments) if self.stats and at_once(state) else None
+            runs = find(segments) if self.stats and state.device.type == "cpu" else None
             made = [pool.weights(segments, state.shape[-2]) for pool in self._linear(runs).values()]
             axis = 1 if segments.dtype == torch.bool else -1
             self._batch = segments, runs, torch.stack(made, dim=axis) if made else None

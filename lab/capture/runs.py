@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lab.kernels.layout import Segments, Tokens, counts, is_padded
+from lab.pooling.functional import Segments, Tokens, counts, is_padded
 
 
 @dataclass(frozen=True)
