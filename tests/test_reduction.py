@@ -57,8 +57,7 @@ def test_all_pools_at_once_are_each_by_its_definition(lengths, layout, dtype):
     assert got.shape == (len(NAMES), len(lengths), 6)
     want = torch.stack([torch.stack([definition(row.double(), name) for row in rows]) for name in NAMES])
     torch.testing.assert_close(got.double(), want, rtol=torch.finfo(dtype).eps, atol=1e-6)
-    if any(lengths):
-        assert runs.find(segments) is not None  # no pool was hidden from the path under test
+    assert (runs.find(segments) is not None) == any(lengths)  # no pool was hidden from the path under test
 
 
 def test_padding_among_the_tokens_is_left_to_the_pools():
