@@ -139,7 +139,7 @@ def test_values_weigh_what_they_receive():
 
 def test_batches_add_up_to_one_and_capture_may_run_the_model():
     model = drawn("llama")
-    given, real = inputs(model)
+    given, _ = inputs(model)
     whole = watched(model, given)
     with lab.attention.watch(model) as sinks, torch.inference_mode():
         for b in range(3):
@@ -165,7 +165,8 @@ def test_generation_with_a_cache_is_one_sequence():
         out = whole.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
         early = sinks.result()
         more = whole.generate(ids, attention_mask=mask, max_new_tokens=3, do_sample=False, pad_token_id=0)
-    assert out.shape == (2, 11) and more.shape == (2, 8)
+    assert out.shape == (2, 11)
+    assert more.shape == (2, 8)
     seen = torch.cat([mask, torch.ones(2, 5, dtype=torch.long)], 1)  # the last token was never a query
     A = matrices(base, {"input_ids": out[:, :-1], "attention_mask": seen})
     compare(early, A, seen.bool())
@@ -186,7 +187,7 @@ def test_a_cache_cut_to_its_window_is_refused():
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_counts_once(reentrant):
     model = drawn("llama")
-    given, real = inputs(model)
+    given, _ = inputs(model)
     whole = watched(model, given)
     module = model.model.train()
     module.activation_checkpointing_enable({"use_reentrant": reentrant})

@@ -55,7 +55,7 @@ def log_sum_exp(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tenso
 
 
 def received(query: Tensor, key: Tensor, lse: Tensor, causal: bool, scale: float) -> Received:
-    """The second pass, from the first one's lse [B, H, T]. query and key [B, H, T, D]; T queries, or one without causal."""
+    """The second pass, from the first one's lse [B, H, Tq]. query [B, H, Tq, D], key [B, H, Tk, D]; causal: Tq = Tk."""
     Tq, Tk, D = query.shape[2], key.shape[2], query.shape[3]
     wide = lse.dtype
     q, k = _padded(query, 3), _padded(key, 3)
@@ -93,7 +93,7 @@ class Overheard(TorchDispatchMode):
         super().__init__()
         self.found: list[Tensor] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is aten.scaled_dot_product_attention.default:  # inference mode hands it over whole
             with self:

@@ -123,10 +123,12 @@ def _by_flash(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Foun
         own = None if lse is None else lse[rows, :, queries]
         if own is not None and not bool(own.isfinite().all()):
             own = None  # a mask is added to scores, which does not keep out what is not finite in padding
-        for k, heads in enumerate(range(0, H, _group(call))):
-            group = slice(heads, heads + _group(call))
+        shared = _group(call)
+        some = max(1, 4 * ELEMENTS // (call.query[rows, :shared, queries].numel() + 1))  # key heads at a time
+        for k in range(0, H // shared, some):
+            group = slice(k * shared, (k + some) * shared)
             q = call.query[rows, group, queries]
-            key = call.key[rows, k : k + 1, keys].expand(-1, q.shape[1], -1, -1)
+            key = call.key[rows, k : k + some, keys].repeat_interleave(shared, 1)
             first = flash.log_sum_exp(q, key, causal, call.scaling) if own is None else own[:, group]
             got = flash.received(q, key, first, causal, call.scaling)
             columns[rows, group, keys] = got.columns

@@ -35,7 +35,8 @@ class _Open:
         asks[:, : asks.shape[1] - seen.queries] = False
         parts = (seen.columns, seen.shares, seen.even, seen.totals, seen.value_norm)
         cached = seen.queries < asks.shape[1]
-        return cls(*(x.float().cpu() for x in parts), seen.tokens.cpu(), asks.cpu(), cached, seen.ahead, seen.backend)
+        sums = (x.float().cpu() for x in parts)
+        return cls(*sums, seen.tokens.cpu(), asks.cpu(), cached, seen.ahead, seen.backend)
 
     def goes_on_in(self, later: "_Open") -> bool:
         """Whether the later call's queries are new tokens of the sequences seen so far."""
@@ -51,12 +52,14 @@ class _Open:
     def with_more(self, later: "_Open") -> "_Open":
         new = later.tokens.shape[1] - self.tokens.shape[1]
 
+        asks = torch.nn.functional.pad(self.asks, (0, new)) | later.asks
+
         def sum_with(name: str) -> Tensor:
             return torch.nn.functional.pad(getattr(self, name), (0, new)) + getattr(later, name)
 
         return _Open(
             sum_with("columns"), sum_with("shares"), sum_with("even"), self.totals + later.totals, later.value_norm,
-            later.tokens, torch.nn.functional.pad(self.asks, (0, new)) | later.asks, self.cached, self.ahead or later.ahead,
+            later.tokens, asks, self.cached, self.ahead or later.ahead,
             self.backend if self.backend == later.backend else f"{self.backend}, {later.backend}",
         )  # fmt: skip
 

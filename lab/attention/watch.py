@@ -50,8 +50,8 @@ class Sinks:
             return call.own()
         if call.layer in self._batch:
             raise ValueError(
-                f"layer {call.layer} of {self.model.name} asks for attention twice in a pass ({type(call.module).__name__}"
-                " the second time), and which of the two to show is not known here"
+                f"layer {call.layer} of {self.model.name} asks for attention twice in a pass, the second time in "
+                f"{type(call.module).__name__}: which of the two to show is not known here"
             )
         backend = choose(call, self.weigh) if self.backend == "auto" else self.backend
         overheard = flash.Overheard() if backend == "flash" else None
@@ -82,7 +82,7 @@ def watch(
     At [layer, head, position k]:
         mass          alpha_k = 1 / (T - k + 1) sum_{i >= k} A_ik where no query sees a later key, and 1 / T sum_i A_ik
                       where one does. Gu et al., ICLR 2025, section 3, https://arxiv.org/abs/2410.10781
-        share         the same of |A_ik| / sum_k |A_ik|, their proxy for weights that do not sum to 1; for a softmax mass
+        share         the same of |A_ik| / sum_k |A_ik|, their proxy for weights that do not sum to 1; mass if they do
         lift          alpha_k (of share) over what equal weights on the visible keys give: alpha_1 T / H_T for a causal
                       head, H_T = sum_{t <= T} 1 / t, and alpha_k T for one that sees all
         sink_rate     [.., threshold, position]: in how many of the sequences alpha_k (of share) > threshold, strictly;
@@ -107,8 +107,8 @@ def watch(
         "fused"     the kernel of lab.kernels.attention_columns; entropy, effective_keys and distance are NaN, and so
                     is share for other normalizers than softmax
         "eager"     the whole matrix
-    normalizer: a name of lab.attention.NORMALIZERS or (scores, mask) -> weights: the weights to look at, where the model
-        computes with them inside `lab.attention.use`. The model's own attention is asked for its output either way.
+    normalizer: a name of lab.attention.NORMALIZERS or (scores, mask) -> weights: the weights to look at, where the
+        model computes with them inside `lab.attention.use`. Its output is what it gives without being watched.
 
     A cached generation counts as one batch of sequences, whose steps add up (greedy or sampled; a beam search exchanges
     its sequences unseen). Passes computed again for gradients are not counted, cross-attention is not watched.

@@ -18,8 +18,8 @@ from lab.kernels import attention_columns_triton as kernels
 from lab.kernels.segment_pool import by_kernel, on_device
 
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of visible scores [..., N] and their number n [..., 1]
-    "softmax": lambda s, n: (s - s.amax(-1, keepdim=True)).exp() / (s - s.amax(-1, keepdim=True)).exp().sum(-1, True),
-    "softmax1": lambda s, n: torch.cat([s, torch.zeros_like(s[..., :1])], -1).softmax(-1)[..., :-1],
+    "softmax": lambda s, _: (s - s.amax(-1, keepdim=True)).exp() / (s - s.amax(-1, keepdim=True)).exp().sum(-1, True),
+    "softmax1": lambda s, _: torch.cat([s, torch.zeros_like(s[..., :1])], -1).softmax(-1)[..., :-1],
     "sigmoid": lambda s, n: (s - n.log()).sigmoid(),
     "relu": lambda s, n: s.relu() / n,
 }
@@ -86,7 +86,7 @@ def _attention(
     """The output, the column sums, and the number of each row that the backward pass needs."""
     query, key, value = _dense(query, key, value)
     out, columns, row = _outputs(query, key)
-    H, G, Tq, Tk, D = sizes = _sizes(query, key)
+    H, _, Tq, Tk, D = sizes = _sizes(query, key)
     if out.numel() and columns.numel():
         how = {"MODE": normalizer, "CAUSAL": causal, **_blocks(D)}
         steps = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3])
@@ -122,7 +122,7 @@ def _gradient(
     """The gradients of query, key, value and rows; the weights are computed anew."""
     query, key, value = _dense(query, key, value)
     dq, dk, dv, dweight = _gradients(query, key)
-    H, G, Tq, Tk, D = sizes = _sizes(query, key)
+    H, _, Tq, Tk, D = sizes = _sizes(query, key)
     if dq.numel() and dk.numel():
         # two tiles of weights and of their gradients stand at once, so each is half as tall as in the forward kernel
         how = {"MODE": normalizer, "CAUSAL": causal, **_blocks(D), "BLOCK_M": 32}

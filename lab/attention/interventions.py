@@ -1,0 +1,159 @@
+"""What happens without the sink: hide its keys, set its massive activations, or let heads look at nothing."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from lab.attention.calls import Call, attending
+from lab.models import Loaded
+
+ELEMENTS = 2**20  # weights in memory at a time, 4 MiB in float32
+
+
+@contextmanager
+def without_keys(
+    model: Loaded, positions: Sequence[int] = (1,), layers: Sequence[int] | None = None
+) -> Iterator[Loaded]:
+    """Inside the block no query sees the keys at these positions, which count from 1 at the first real token.
+
+    Weights are made whole over the remaining keys; a query that sees none but those keeps them, as the first token
+    keeps itself, or it would have nothing to say. layers: 1 is the first; None: all. Not with a cache.
+    Raises ValueError for positions or layers that are not there, and as lab.attention.calls.attending.
+    """
+    if not positions or min(positions) < 1:
+        raise ValueError(f"positions count from 1, the first real token; got {tuple(positions)}")
+    chosen = _layers(model, layers)
+
+    def attend(call: Call) -> Tensor:
+        if call.cross or call.layer not in chosen:
+            return call.own()
+        _refuse_cache(call)
+        real = call.visible.real(call.query.device)
+        number = real.int().cumsum(1).masked_fill(~real, 0)
+        hidden = torch.isin(number, torch.tensor(positions, device=number.device))[:, None, None]
+
+        def change(scores: Tensor, visible: Tensor) -> tuple[Tensor, Tensor | None]:
+            left = visible & ~hidden
+            return scores.masked_fill(~torch.where(left.any(-1, keepdim=True), left, visible), -torch.inf), None
+
+        return _answer(call, change)
+
+    with attending(model, attend):
+        yield model
+
+
+@contextmanager
+def with_sink_logit(model: Loaded, logit: float | Tensor, layers: Sequence[int] | None = None) -> Iterator[Loaded]:
+    """Inside the block every head has one more key, with this logit and no value: e^s_k / (e^logit + sum_j e^s_j).
+
+    logit: a number, or one for each head [H]; 0 is softmax1, -inf changes nothing. gpt-oss learns it; for any model
+    its output is multiplied by sigma(lse - logit). Raises ValueError as `without_keys`.
+    """
+    chosen = _layers(model, layers)
+
+    def attend(call: Call) -> Tensor:
+        if call.cross or call.layer not in chosen:
+            return call.own()
+        sink = torch.as_tensor(logit, device=call.query.device)
+        heads = call.query.shape[1]
+        if sink.ndim and sink.shape != (heads,):
+            raise ValueError(f"logit must be a number or one for each of {heads} heads; got {tuple(sink.shape)}")
+        return _answer(call, lambda scores, visible: (scores.masked_fill(~visible, -torch.inf), sink.expand(heads)))
+
+    with attending(model, attend):
+        yield model
+
+
+@contextmanager
+def activations_set(
+    model: Loaded, layer: int, places: Mapping[int, float] | xr.DataArray, position: int | None = None
+) -> Iterator[Loaded]:
+    """Inside the block these coordinates of a layer's states are a constant: {dim: value}, 0 for "set to zero".
+
+    position: only at this token, from 1 at the first real one; None: at all. Set to their mean, massive activations
+    can be told from what they carry: LLaMA2-7B's perplexity stays, and is lost when they are set to zero (Sun et al.,
+    2024, table 3, from third parties' notes). places may be lab.capture.moments(...)["mean"].sel(layer=..., dim=[...]).
+    Raises ValueError for a layer or dims that are not there, or a layer after the final norm, which nothing reads.
+    """
+    if isinstance(places, xr.DataArray):
+        places = dict(zip(places["dim"].values.tolist(), places.values.tolist(), strict=True))
+    if not 1 <= layer < model.depth:
+        raise ValueError(f"layer must be one that a block reads, 1 to {model.depth - 1}; got {layer}")
+    if not places or not all(0 <= dim < model.widths[layer] for dim in places):
+        raise ValueError(f"needed are dims from 0 to {model.widths[layer] - 1}; got {sorted(places)}")
+    if position is not None and position < 1:
+        raise ValueError(f"position counts from 1, the first real token; got {position}")
+    name = model.blocks[layer - 1]
+    if model.blocks.count(name) > 1:
+        raise ValueError(f"{name} is run for several layers, and would be changed in all of them")
+    mask: Tensor | None = None
+
+    def begin(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:  # noqa: ARG001
+        nonlocal mask
+        mask = kwargs.get("attention_mask") if isinstance(kwargs.get("attention_mask"), Tensor) else None
+
+    def change(_: nn.Module, args: tuple[object, ...], output: object) -> object:  # noqa: ARG001
+        state = output[0] if isinstance(output, tuple) else output
+        changed = state.clone()
+        at = _at(state, mask, position)
+        for dim, value in places.items():
+            changed[..., dim] = torch.where(at, torch.as_tensor(value, dtype=state.dtype), state[..., dim])
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    block = dict(model.model.named_modules())[name]
+    handles = [
+        model.model.register_forward_pre_hook(begin, with_kwargs=True),
+        block.register_forward_hook(change),
+    ]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _at(state: Tensor, mask: Tensor | None, position: int | None) -> Tensor:
+    """bool [B, T]: the tokens whose coordinates are set."""
+    real = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if mask is None else mask.bool()
+    return real if position is None else real & (real.int().cumsum(1) == position)
+
+
+def _layers(model: Loaded, layers: Sequence[int] | None) -> set[int]:
+    chosen = set(range(1, model.depth + 1) if layers is None else layers)
+    if unknown := chosen - set(range(1, model.depth + 1)):
+        raise ValueError(f"no attention in layer {sorted(unknown)}; blocks make the layers 1 to {model.depth}")
+    return chosen
+
+
+def _refuse_cache(call: Call) -> None:
+    if call.query.shape[2] != call.key.shape[2]:
+        raise ValueError("positions are counted in a pass over the whole text: pass use_cache=False")
+
+
+def _answer(call: Call, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]) -> Tensor:
+    """The softmax of changed scores times values, some rows at a time: [B, Tq, H, Dv]."""
+    (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
+    values = call.value.repeat_interleave(H // call.value.shape[1], 1)
+    step, outs = max(1, ELEMENTS // max(1, B * H * Tk)), []
+    for start in range(0, Tq, step):
+        stop = min(start + step, Tq)
+        visible = call.visible.rows(start, stop).to(call.query.device)
+        scores, sink = change(call.scores(start, stop), visible.expand(-1, H, -1, -1))
+        logits = [logit for logit in (call.sink, sink) if logit is not None]  # the model's own, and one more
+        extra = [logit.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1) for logit in logits]
+        full = torch.cat([scores, *extra], -1)
+        seen = (full != -torch.inf).any(-1, keepdim=True)
+        weights = torch.where(seen, full, 0).softmax(-1)[..., :Tk]
+        weights = torch.where(visible & seen, weights, 0).to(values.dtype)
+        weights = nn.functional.dropout(weights, call.dropout, call.module.training)
+        outs.append(weights @ torch.where(_kept(call, values), values, 0))
+    return torch.cat(outs, 2).transpose(1, 2).contiguous()
+
+
+def _kept(call: Call, values: Tensor) -> Tensor:
+    """Values that are tokens': what stands in padding may be anything."""
+    padding = call.visible.padding
+    return torch.ones_like(values[..., :1], dtype=torch.bool) if padding is None else padding[:, None, :, None]
