@@ -116,7 +116,7 @@ def test_others_are_not_softmax_and_padding_is_never_seen(name):
         if kind != "bert":  # whose positions are counted from the padding
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(right[:7], alone[0], rtol=1e-4, atol=1e-4)
-        assert ((right - plain).abs().max() > 1e-3) == (name != "softmax")
+        assert ((right - plain).abs().max() > 1e-4) == (name != "softmax")
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
@@ -195,10 +195,15 @@ def test_generation_is_the_models_own():
         assert torch.equal(whole.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0), want)
 
 
-def test_a_cache_longer_than_its_tokens_moves_no_position():
+@pytest.mark.parametrize(
+    "changed",
+    [lambda m: use(m, "softmax"), lambda m: use(m, "swat"), lambda m: attending(m, lambda call: call.own())],
+    ids=["softmax", "swat", "own"],
+)
+def test_a_cache_longer_than_its_tokens_moves_no_position(changed):
     model = family("llama")
     ids = torch.randint(1, 90, (2, 6))
-    with use(model, "swat"), torch.no_grad():
+    with changed(model), torch.no_grad():
         want = model.model(input_ids=ids).last_hidden_state
         cache = tf.StaticCache(config=model.model.config, max_cache_len=16)
         first = model.model(input_ids=ids[:, :4], past_key_values=cache).last_hidden_state
@@ -206,7 +211,8 @@ def test_a_cache_longer_than_its_tokens_moves_no_position():
     torch.testing.assert_close(torch.cat([first, rest], 1), want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["softmax", "softpick", "entmax15", "ssmax"])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's tracer does it itself
+@pytest.mark.parametrize("name", ["entmax15", "ssmax"])
 def test_compiled_models_give_the_same(name, monkeypatch):
     model = family("llama")
     inputs = inputs_of(model, "left")
