@@ -171,6 +171,26 @@ def test_nothing_is_as_large_as_the_attention_matrix(name, monkeypatch):
     assert whole.elements == 2 * T * T
 
 
+def test_the_gradient_holds_no_attention_matrix_either(monkeypatch):
+    T, model, held = 256, family("llama"), {}
+    ids = torch.randint(1, 90, (1, T))
+
+    def note(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    found = {}
+    for at_once in (2**13, 2**22):  # blocks of 8 queries, and all of them in one
+        monkeypatch.setattr(answer, "SCORES_AT_ONCE", at_once)
+        held.clear()
+        with use(model, "softmax"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            state_of(model.model(input_ids=ids, use_cache=False)).sum().backward()
+        found[at_once] = sum(held.values())
+    matrices = 3 * 4 * T * T  # of three layers with four heads
+    assert found[2**22] > matrices
+    assert found[2**13] < matrices / 2
+
+
 @pytest.mark.parametrize("name", sorted(set(NORMALIZERS) - {"mta"}))
 def test_cached_tokens_are_those_of_one_pass(name):
     model = family("llama")
