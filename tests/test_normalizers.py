@@ -215,13 +215,12 @@ def test_blocks_of_keys_give_the_whole_row(name, data, block):
 )  # fmt: skip
 def test_blocks_take_the_same_parameters(name, parameter):
     scores, values = 3 * torch.randn(2, 5, 7), torch.randn(2, 7, 3)
-    given = {k: torch.tensor(v) if k in {"sink", "s"} else v for k, v in parameter.items()}
     sums, stream = None, NORMALIZERS[name].stream
     for part in torch.arange(7).split(3):
         seen = torch.ones(2, 5, len(part), dtype=torch.bool)
-        sums = stream.take(sums, scores[..., part], seen, values[:, part], torch.tensor(7).expand(2, 5, 1), **given)
-    want = NORMALIZERS[name](scores, **given) @ values
-    assert (NORMALIZERS[name](scores, **given) - NORMALIZERS[name](scores)).abs().max() > 1e-3
+        sums = stream.take(sums, scores[..., part], seen, values[:, part], torch.tensor(7).expand(2, 5, 1), **parameter)
+    want = NORMALIZERS[name](scores, **parameter) @ values
+    assert (NORMALIZERS[name](scores, **parameter) - NORMALIZERS[name](scores)).abs().max() > 1e-3
     torch.testing.assert_close(stream.finish(sums), want, rtol=1e-4, atol=1e-5)
 
 

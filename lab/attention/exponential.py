@@ -26,20 +26,20 @@ def count(mask: Seen, like: Tensor) -> Tensor:
     return mask.sum(-1, keepdim=True).clamp(min=1).to(like.dtype)
 
 
-def softmax(x: Scores, mask: Seen, sink: Tensor | None = None) -> Scores:
+def softmax(x: Scores, mask: Seen, sink: Tensor | float | None = None) -> Scores:
     """e^x_j / sum_k e^x_k, or over the sum and e^sink: one more key without a value, as gpt-oss has it."""
     x = x.masked_fill(~mask, torch.finfo(x.dtype).min)  # not -inf: a row without keys would be NaN
     if sink is None:
         return x.softmax(-1)
-    sink = sink.to(x.dtype).broadcast_to(*x.shape[:-1], 1)
+    sink = torch.as_tensor(sink, dtype=x.dtype, device=x.device).broadcast_to(*x.shape[:-1], 1)
     return torch.cat([x, sink], -1).softmax(-1)[..., :-1]
 
 
-def _plain(x: Tensor, n: Tensor, sink: Tensor | None = None) -> Tensor:  # noqa: ARG001 (every logit may read them)
+def _plain(x: Tensor, n: Tensor, sink: Tensor | float | None = None) -> Tensor:  # noqa: ARG001 (every logit may read them)
     return x
 
 
-def _with_sink(sink: Tensor | None = None) -> tuple[float | Tensor, float]:
+def _with_sink(sink: Tensor | float | None = None) -> tuple[float | Tensor, float]:
     return (torch.finfo(torch.float32).min, 0.0) if sink is None else (sink, 1.0)
 
 
@@ -53,14 +53,14 @@ def softmax1(x: Scores, mask: Seen, extra: float = 1.0) -> Scores:
     """
     if not extra >= 0:
         raise ValueError(f"extra is a number of keys of logit 0, 0 or more; got {extra}")
-    return softmax(x, mask, None if extra == 0 else x.new_tensor(math.log(extra)))
+    return softmax(x, mask, None if extra == 0 else math.log(extra))
 
 
 SOFTMAX1 = exponential(lambda x, n, extra=1.0: x, rest=lambda extra=1.0: (0.0, extra))  # noqa: ARG005
 
 
 def sink_logit(x: Scores, mask: Seen, sink: Tensor | float = 0.0) -> Scores:
-    return softmax(x, mask, torch.as_tensor(sink, device=x.device))
+    return softmax(x, mask, sink)
 
 
 SINK_LOGIT = exponential(lambda x, n, sink=0.0: x, rest=lambda sink=0.0: (sink, 1.0))  # noqa: ARG005

@@ -25,7 +25,7 @@ def entmax15(x: Scores, mask: Seen) -> Scores:
 
 
 def entmax(x: Scores, mask: Seen, alpha: Tensor | float = 1.5) -> Scores:
-    """alpha in [1, 2], a number or, learned or given by head, a tensor that broadcasts to [..., Tq, 1]."""
+    """alpha in [1, 2]: a number, or a tensor that broadcasts to [..., Tq, 1], whose values are cut to that."""
     if not isinstance(alpha, Tensor):
         if not 1 <= alpha <= 2:
             raise ValueError(f"alpha must be from 1, softmax, to 2, sparsemax; got {alpha}")
@@ -89,8 +89,8 @@ class _Tsallis(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, alpha: Tensor | float) -> Tensor:
         exact = alpha if isinstance(alpha, float) else None
-        order = torch.as_tensor(alpha, dtype=x.dtype, device=x.device)
-        gap = (order - 1).clamp(min=torch.finfo(x.dtype).eps ** 2, max=1)
+        order = torch.as_tensor(alpha, dtype=x.dtype, device=x.device).clamp(1, 2)
+        gap = (order - 1).clamp(min=torch.finfo(x.dtype).eps ** 2)
         lowest = -1 / gap
         y = x.masked_fill(~mask, -torch.inf)
         y = y - torch.where(mask.any(-1, keepdim=True), y.amax(-1, keepdim=True), 0)

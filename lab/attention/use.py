@@ -63,8 +63,8 @@ def use(model: Any, name: str, **options: Any) -> Iterator[Loaded]:
 def _known(name: str, options: dict[str, Any]) -> Normalizer:
     if name not in NORMALIZERS:
         near = get_close_matches(str(name), NORMALIZERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no normalizer {name!r}{hint} There are {', '.join(NORMALIZERS)}")
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise ValueError(f"no normalizer {name!r}; {hint} are {', '.join(NORMALIZERS)}")
     normalizer = NORMALIZERS[name]
     stages = (normalizer.form, normalizer.learned, normalizer.before, normalizer.rows, normalizer.after)
     known = set().union(*map(wants, stages)) - {"positions"}  # the layer knows them

@@ -56,6 +56,10 @@ def asked(own: Callable[..., Any], **request: Any) -> Visible:
     from transformers.masking_utils import prepare_padding_mask, sdpa_mask
 
     queries, keys, before = request["q_length"], request["kv_length"], request.get("q_offset", 0)
+    if isinstance(
+        before, Tensor
+    ):  # a static cache counts its tokens in this very tensor, before the rows are asked for
+        request["q_offset"] = before = before.clone()
     first = request.get("kv_offset", 0)
     padding = prepare_padding_mask(request.get("attention_mask"), keys, first)
     padding = None if padding is None else padding[:, first : first + keys].bool()
