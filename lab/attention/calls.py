@@ -38,6 +38,7 @@ class Call:
     dropout: float  # what the layer asks for while it trains
     hidden: Tensor | None  # what entered the attention module
     own: Callable[[], Tensor] = field(repr=False)  # the model's own answer
+    inside: Callable[["Call"], Tensor] | None  # who gives that, where it is not the model but an inner block
 
     def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "B H rows Tk"]:
         """Of queries start to stop - 1: q k scaling, capped, biased, not masked; float32, or wider if they are."""
@@ -154,6 +155,7 @@ class _Switch:
                 f"{type(module).__name__} asks for {shape} with a mask of another shape, {visible.keys} keys"
             )
         bias = kwargs.get("position_bias")
+        within = getattr(self.own(module), "__self__", None)
         layers = self.layers.get(id(module), [0])
         turn = self.turns[id(module)]
         self.turns[id(module)] += 1
@@ -174,6 +176,7 @@ class _Switch:
             dropout=kwargs.get("dropout", 0.0),
             hidden=hidden,
             own=lambda: self.own(module)(module, query, key, value, visible.own, **kwargs)[0],
+            inside=within.attend if isinstance(within, _Switch) else None,
         )
         return self.attend(call), None
 

@@ -41,23 +41,29 @@ def use(model: Any, name: str, **options: Any) -> Iterator[Loaded]:
     linear attention, cached keys or cross-attention with multi-token attention.
     """
     normalizer = _known(name, options)
-    made: dict[int, nn.ParameterDict] = {}
     with ExitStack() as hold:
-
-        def parameters(call: Call) -> dict[str, Any]:
-            if normalizer.learned is None:
-                return options
-            if id(call.module) not in made:
-                made[id(call.module)] = _attached(hold, call, normalizer, options)
-            return options | dict(made[id(call.module)])
-
-        def attend(call: Call) -> Tensor:
-            return Answer(normalizer, call, parameters(call)).output()
-
-        hold.enter_context(attending(model, attend))
+        hold.enter_context(attending(model, Using(normalizer, options, hold)))
         with torch.inference_mode(), evaluating(model.model):
             model.model(**model.example)
         yield model
+
+
+class Using:
+    """Answers a call by one normalizer; `answer` is for who wants the weights behind it."""
+
+    def __init__(self, normalizer: Normalizer, options: dict[str, Any], hold: ExitStack) -> None:
+        self.normalizer, self.options, self.hold = normalizer, options, hold
+        self.made: dict[int, nn.ParameterDict] = {}  # id of a module: what it learns
+
+    def __call__(self, call: Call) -> Tensor:
+        return self.answer(call).output()
+
+    def answer(self, call: Call) -> Answer:
+        if self.normalizer.learned is None:
+            return Answer(self.normalizer, call, self.options)
+        if id(call.module) not in self.made:
+            self.made[id(call.module)] = _attached(self.hold, call, self.normalizer, self.options)
+        return Answer(self.normalizer, call, self.options | dict(self.made[id(call.module)]))
 
 
 def _known(name: str, options: dict[str, Any]) -> Normalizer:

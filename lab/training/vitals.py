@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     """Numbers of one batch [B, T]; lists run over layers, states from layer 0, heads from layer 1.
 
     first        mean over heads of alpha_1, the attention that the first token receives from itself and all after it
+    bias         the same of a key bias, NaN where a head has none
     sink_rate    the share of heads and texts with alpha_1 > threshold (Gu et al., ICLR 2025)
     lift         first over what even attention would give it, H_T / T of T tokens
     row_mass     mean sum of a row of weights: 1 for softmax, less where a normalizer may decline
@@ -28,9 +30,12 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     ):
         model.model(input_ids=ids)
     seen = sinks.result()
-    first = seen.isel(position=0)
+    biases = seen.sizes["position"] - ids.shape[1]  # keys that are no token stand before all others
+    first = seen.isel(position=biases)
+    bias = seen.mass.isel(position=0).mean("head")
     found: dict[str, Any] = {
         "first": first.mass.mean("head").values.tolist(),
+        "bias": (bias if biases else bias * np.nan).values.tolist(),
         "sink_rate": first.sink_rate.isel(threshold=0).mean("head").values.tolist(),
         "lift": first.lift.mean("head").values.tolist(),
         "row_mass": seen.row_mass.mean(("head", "sequence")).values.tolist(),
