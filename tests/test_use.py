@@ -1,6 +1,7 @@
 """Other normalizers in whole models: softmax is the model's own, the others are what their stages say, refusals are."""
 
 import math
+from dataclasses import replace
 
 import jaxtyping
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.attention import NORMALIZERS, answer, use
+from lab.attention.answer import Answer
 from lab.attention.calls import attending
 from lab.models.hooks import state_of
 from lab.models.loaded import describe
@@ -52,7 +54,9 @@ def inputs_of(model, side=None):
         if side == "left":
             ids[row] = ids[row].roll(12 - real)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return {model.reads: ids, "attention_mask": mask} | ({"position_ids": positions} if model.causal else {})
+    return {model.reads: ids, "attention_mask": mask} | (
+        {"position_ids": positions} if model.causal or model.name == "bert" else {}
+    )
 
 
 def state(model, inputs):
@@ -113,8 +117,7 @@ def test_others_are_not_softmax_and_padding_is_never_seen(name):
             unlike_the_start(model)
             left, right = (state(model, inputs_of(model, side)) for side in ("left", "right"))
             alone = state(model, {model.reads: inputs_of(model, "right")[model.reads][:1, :7]})
-        if kind != "bert":  # whose positions are counted from the padding
-            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(right[:7], alone[0], rtol=1e-4, atol=1e-4)
         assert ((right - plain).abs().max() > 1e-4) == (name != "softmax")
 
@@ -301,7 +304,7 @@ def test_gradients_through_a_layer(name):
             return model.model(inputs_embeds=x, attention_mask=mask, use_cache=False).last_hidden_state[:, 1:]
 
         assert all(p.dtype == torch.float64 for p in mine)
-        assert torch.autograd.gradcheck(run, (embedded, *mine), atol=1e-5)
+        assert torch.autograd.gradcheck(run, (embedded, *mine), atol=1e-5, fast_mode=True)
 
 
 def by_hand(model, inputs, attend):
@@ -403,6 +406,10 @@ def test_dropout_is_asked_for_while_training_only():
         assert torch.equal(state(model, inputs), state(model, inputs))
         model.model.train()
         assert not torch.equal(state(model, inputs), state(model, inputs))
+    model.model.eval()
+    softmax, want = NORMALIZERS["softmax"], state(model, inputs)
+    with attending(model, lambda call: Answer(softmax, replace(call, dropout=0.5), {}).output()):
+        torch.testing.assert_close(state(model, inputs), want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
