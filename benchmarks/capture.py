@@ -1,9 +1,10 @@
 """What it costs to see every layer: time and peak memory of capture beside the plain forward pass and its peers.
 
-    python benchmarks/capture.py [--texts 400] [--rounds 7] [--flat 2000 50000] [--only docstrings]
+    python benchmarks/capture.py [--texts 60] [--seconds 40] [--flat 2000 50000] [--only docstrings 8x256-32]
 
-Variants take turns in one process, round by round, so that a busy minute of the machine strikes all of them; ratios
-are medians over rounds of (variant / plain) within the round. Peak memory is that of a process for each variant.
+Variants take turns in one process, round by round and every second round backwards, so that a busy minute of the
+machine strikes all of them and none always comes after another; short ones have more rounds. Ratios are medians over
+rounds of (variant / plain) within the round, with the quartiles. Peak memory is that of a process for each variant.
 `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and stored in
 benchmarks/results/ under the device's name; what is not installed says so.
 """
@@ -36,21 +37,30 @@ PLAIN, OURS, ENCODE = (
     "lab.capture, all layers x 4 pools",
     "sentence-transformers encode, last layer",
 )
-LENGTHS = (32, 512, 2048, 8192)  # tokens a text, 8,192 of them in all
+# of a llama: layers, width, tokens a text, texts; the small one's pools have little work to hide behind
+SIZES = {
+    "8x256-32": (8, 256, 32, 256),
+    "8x256-512": (8, 256, 512, 16),
+    "8x256-2048": (8, 256, 2048, 4),
+    "8x256-8192": (8, 256, 8192, 1),
+    "12x768-32": (12, 768, 32, 32),
+    "12x768-512": (12, 768, 512, 2),
+}
+FEWEST, MOST = 5, 60  # rounds
 Seen = dict[str, list[dict[str, Any]]]
 
 
 def task(name: str, n: int) -> tuple[lab.models.Loaded, list[str], int]:
-    """The model, the texts and the tokens in a batch: real ones, or a length at a time."""
+    """The model, the texts and the tokens in a batch: real ones, or of one size."""
     if name == "docstrings":
         model = lab.models.load("minilm")
         return model, lab.data.docstrings(n, seed=0)["text"].tolist(), _budget(model)
-    length = int(name)
-    model = lab.models.tiny("llama", layers=8, dim=256, heads=4, window=max(LENGTHS))
+    layers, dim, length, texts = SIZES[name]
+    model = lab.models.tiny("llama", layers=layers, dim=dim, heads=dim // 64, window=length)
     if torch.cuda.is_available():
         model.model.cuda()
     word = "of "  # one token; with [CLS] and [SEP] the text has `length`
-    return model, [word * (length - 2)] * max(1, 8192 // length), max(_budget(model), length)
+    return model, [word * (length - 2)] * texts, max(_budget(model), length)
 
 
 def _budget(model: lab.models.Loaded) -> int:
@@ -104,8 +114,8 @@ def asking(name: str, n: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     process.communicate()
 
 
-def measure(name: str, n: int, rounds: int) -> tuple[Seen, dict[str, str]]:
-    """What each variant took in each round, and why others could not be measured.
+def measure(name: str, n: int, seconds: float) -> tuple[Seen, dict[str, str]]:
+    """What each variant took in each round, of as many as fit the seconds, and why others could not be measured.
 
     Seconds side by side in one process: two of the same code differ by a quarter in how their memory lies. Peak
     memory in a process for each.
@@ -117,8 +127,9 @@ def measure(name: str, n: int, rounds: int) -> tuple[Seen, dict[str, str]]:
                 why[variant] = reason
         there = [variant for variant in variants(name) if variant not in why]
         seen: Seen = {variant: [] for variant in there}
-        for _ in tqdm(range(rounds), unit="round", desc=name):
-            for variant in there:
+        once = sum(ask(variant)["seconds"] for variant in there)
+        for number in tqdm(range(min(MOST, max(FEWEST, int(seconds / once)))), unit="round", desc=name):
+            for variant in reversed(there) if number % 2 else there:
                 seen[variant].append(ask(variant))
     for variant in there:
         with asking(name, n) as ask:
@@ -128,13 +139,14 @@ def measure(name: str, n: int, rounds: int) -> tuple[Seen, dict[str, str]]:
 
 def table(seen: Seen, why: dict[str, str], n: int) -> str:
     base = seen[PLAIN]
-    rows = ["| variant | texts/s | time, x plain | (spread) | peak MB | x plain |", "|---|---|---|---|---|---|"]
+    rows = ["| variant | texts/s | time, x plain | (middle half) | peak MB | x plain |", "|---|---|---|---|---|---|"]
     for name, runs in seen.items():
-        ratios = sorted(run["seconds"] / own["seconds"] for run, own in zip(runs, base, strict=True))
+        ratios = [run["seconds"] / own["seconds"] for run, own in zip(runs, base, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rate = n / statistics.median(run["seconds"] for run in runs)
         peak = runs[-1]["megabytes"]
         rows.append(
-            f"| {name} | {rate:.1f} | {statistics.median(ratios):.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f} "
+            f"| {name} | {rate:.1f} | {middle:.3f} | {low:.3f} to {high:.3f} "
             f"| {peak:.0f} | {peak / base[-1]['megabytes']:.3f} |"
         )
     return "\n".join([*rows, *(f"| {name} | not measured: {reason} | | | | |" for name, reason in why.items())])
@@ -164,9 +176,9 @@ def flat(sizes: list[int]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=400, help="docstrings drawn from the corpus")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", default=["docstrings", *map(str, LENGTHS)], help="docstrings, or lengths")
+    parser.add_argument("--texts", type=int, default=60, help="docstrings drawn from the corpus")
+    parser.add_argument("--seconds", type=float, default=40, help=f"of rounds for each size, {FEWEST} at the least")
+    parser.add_argument("--only", nargs="+", choices=["docstrings", *SIZES], default=["docstrings", *SIZES])
     parser.add_argument("--flat", nargs="*", type=int, default=[2_000, 50_000], help="corpus sizes; none to leave out")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are stored")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -179,12 +191,13 @@ def main() -> None:
     lab.data.corpus()  # harvested once, before the processes need it
     parts = []
     for name in given.only:
-        seen, why = measure(name, given.texts, given.rounds)
-        n = given.texts if name == "docstrings" else max(1, 8192 // int(name))
-        what = (
-            f"minilm, {n} docstrings" if name == "docstrings" else f"tiny-llama (8 x 256), {n} texts of {name} tokens"
-        )
-        parts.append(f"## {what}, {given.rounds} rounds\n\n{table(seen, why, n)}\n")
+        seen, why = measure(name, given.texts, given.seconds)
+        if name == "docstrings":
+            n, what = given.texts, f"minilm, {given.texts} docstrings"
+        else:
+            layers, dim, length, n = SIZES[name]
+            what = f"tiny-llama ({layers} x {dim}), {n} texts of {length} tokens"
+        parts.append(f"## {what}, {len(seen[PLAIN])} rounds\n\n{table(seen, why, n)}\n")
         print(parts[-1], flush=True)
     if given.flat:
         parts.append(f"## Memory of to_zarr by corpus size, tiny-bert (4 x 128)\n\n{flat(given.flat)}\n")

@@ -2,16 +2,22 @@
 
     python benchmarks/pooling.py [--rounds 7] [--quick] [--only mean gem] [--no-compile]
 
-Variants take turns, round by round; a ratio is the median over rounds of ours / theirs within the round, below 1 where
-ours is faster. Eager is the textbook's form (lab/pooling/textbook.py), compiled is torch.compile of it. The least
-bytes are inputs once and outputs once; the share compares them per second with a large copy in the same run. What
-could not be measured says why. The table lands in benchmarks/results/ under the device's name, as text and as json.
+Variants take turns, every other round the other way about; a ratio is the median over rounds of ours / theirs within
+the round, below 1 where ours is faster. Short calls are repeated within a sample, and freed memory stays with the
+process. Eager is the textbook's form (lab/pooling/textbook.py), compiled is torch.compile of it: two graphs, one for a
+forward pass alone and one for both. The least bytes are inputs once and outputs once; the share compares them per
+second with a large copy in the same run. What could not be measured says why.
+
+The table lands in benchmarks/results/ under the device's name, as text and as json. Rows are kept as they come: a run
+that was stopped goes on where it was when called again with the same arguments on the same code.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +25,11 @@ from typing import Any
 
 import torch
 from shared.pooling_peers import peer_of
-from shared.results import FOLDER, write
-from torch import Tensor
+from shared.results import FOLDER, append, place, resumed, write
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.kernels.race import Step, copy_bandwidth, forward_backward, middle, race, ratio
+from lab.kernels.race import Step, copy_bandwidth, forward_backward, keep_heap, middle, race, ratio, sample
 from lab.pooling.cost import LARGE, TINY, Case, Sizes, cases
 from lab.reports.machine import device as named
 from lab.reports.machine import versions
@@ -49,6 +55,7 @@ def measured(case: Case, where: str, rounds: int, compiling: bool, copy: float) 
     else:
         calls["eager"] = case.eager
         if compiling:
+            torch.compiler.reset()  # what was compiled for other operators would be looked through at every call
             compiled = torch.compile(case.textbook, dynamic=False)
             calls["compile"] = lambda: compiled(case.pool, *case.inputs)
         else:
@@ -59,14 +66,15 @@ def measured(case: Case, where: str, rounds: int, compiling: bool, copy: float) 
     else:
         why["peer"] = peer
     variants = {name: _variant(call, case.wanted, where) for name, call in calls.items()}
-    for name in list(variants) if len(variants) > 1 else ():
+    began = time.monotonic()
+    if "compile" in variants:
         try:
-            variants[name]()  # compiles and warms up
-        except Exception as error:
-            if name == "ours":
-                raise
-            why[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
-            del variants[name]
+            variants["compile"]()
+        except RuntimeError as error:  # of the compiler: what it cannot take is told in the row
+            why["compile"] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            del variants["compile"]
+    compiling_s = time.monotonic() - began
+    race(variants, 1)  # to be warm
     seen = race(variants, rounds, PATIENCE)
     with torch.no_grad():
         y = case.ours()
@@ -76,6 +84,8 @@ def measured(case: Case, where: str, rounds: int, compiling: bool, copy: float) 
         "dtype": str(case.inputs[0].dtype).removeprefix("torch."),
         "shape": list(case.inputs[0].shape),
         "rounds": len(seen["ours"]),
+        "copy": copy,
+        "compiling_s": compiling_s,
     }
     for i, (way, least) in enumerate(zip(("forward", "backward"), case.fewest(y), strict=True)):
         own = [both[i] for both in seen["ours"]]
@@ -98,17 +108,34 @@ def _spread(name: str, step: Step) -> Row:
     return {name: step.median, f"{name}_low": step.low, f"{name}_high": step.high}
 
 
-def rows(given: argparse.Namespace) -> Iterator[tuple[Row, float]]:
-    """Every operator in every size and type of this device; a device that is not there has no rows, and says so."""
+def rows(given: argparse.Namespace, done: list[Row]) -> Iterator[Row]:
+    """Every operator in every size and type of this device, but for those done already."""
     gpu = torch.cuda.is_available() and not given.cpu
     plans = [("cuda", sizes, dtype) for sizes in GPU for dtype in (torch.bfloat16, torch.float32)] if gpu else []
     plans = plans[:1] if given.quick else plans
     plans = plans or [("cpu", TINY if given.tiny else LARGE, torch.float32)]
-    for where, sizes, dtype in plans:
+    known = {(row["plan"], row["family"], row["name"]) for row in done}
+    for plan, (where, sizes, dtype) in enumerate(plans):
         copy = copy_bandwidth(where, 8 if given.tiny else 256)
-        torch.compiler.reset()
         for case in tqdm(cases(sizes, where, dtype, names=given.only), unit="operator", disable=None):
-            yield measured(case, where, given.rounds, not given.no_compile, copy), copy
+            if (plan, case.family, case.name) not in known:
+                yield measured(case, where, given.rounds, not given.no_compile, copy) | {"plan": plan}
+
+
+def terms(given: argparse.Namespace) -> Row:
+    """What the rows of one table share: else they would be of another code, machine or measurement."""
+    root = Path(__file__).parents[1]
+    sources = [*sorted((root / "lab/pooling").glob("*.py")), *sorted((root / "lab/kernels").glob("*.py"))]
+    sources += [Path(__file__), *sorted((root / "benchmarks/shared").glob("pooling*.py"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    asked = {name: value for name, value in vars(given).items() if name != "folder"}
+    return {**asked, "device": named(), "threads": torch.get_num_threads(), "code": digest, **versions()}
+
+
+def empty_call() -> float:
+    """Seconds of calling a module that does nothing."""
+    module, x = nn.Identity(), torch.zeros(1)
+    return middle([sample(lambda _: module(x)) - sample(lambda _: x) for _ in range(9)]).median
 
 
 def table(found: list[Row]) -> str:
@@ -119,7 +146,7 @@ def table(found: list[Row]) -> str:
         shape = f"{row['dtype']} {'x'.join(map(str, row['shape']))}"
         least = f"{row['forward_bytes'] / 1e6:.1f} / {row['backward_bytes'] / 1e6:.1f}"
         cells = [f"{row['family']} {row['name']}", shape, number(row["forward_ms"]), number(row["backward_ms"]), least]
-        cells += [f"{number(row['forward_share'], 2)} / {number(row['backward_share'], 2)}"]
+        cells += [f"{number(row['forward_share'])} / {number(row['backward_share'])}"]
         lines.append("| " + " | ".join([*cells, *(against(row, name) for name in OTHERS)]) + " |")
     return "\n".join(lines)
 
@@ -134,8 +161,10 @@ def against(row: Row, name: str) -> str:
     return ", ".join(cells)
 
 
-def number(value: float, digits: int = 2) -> str:
-    return "no gradient" if math.isnan(value) else f"{value:.{digits}f}"
+def number(value: float) -> str:
+    if math.isnan(value):
+        return "no gradient"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def main() -> None:
@@ -156,23 +185,32 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="torch")  # of the compiler, about its own choices
     if given.threads:
         torch.set_num_threads(given.threads)
-    found, copies = [], set()
-    for row, copy in rows(given):
+    kept = keep_heap()
+    name = "pooling" if given.only is None else "pooling-some"
+    partial = place(name, "partial.jsonl", given.folder)
+    found = resumed(partial, terms(given))
+    for row in found:
+        print(table([row]).splitlines()[-1], flush=True)
+    for row in rows(given, found.copy()):
+        append(partial, row)
         found.append(row)
-        print(table([row]).splitlines()[-1], flush=True)  # whoever stops it early has seen something
-        copies.add(copy)
+        print(table([row]).splitlines()[-1], flush=True)
     if not found:
+        partial.unlink()
         parser.error(f"no operator is named {given.only}")
-    speed = ", ".join(f"{copy / 1e9:.1f} GB/s" for copy in sorted(copies))
+    copies = sorted({row["copy"] for row in found})
+    speed = ", ".join(f"{copy / 1e9:.1f} GB/s" for copy in copies)
     used = ", ".join(f"{name} {versions()[name]}" for name in ("python", "torch"))
     words = f"copy {speed}; {torch.get_num_threads()} torch threads; "
-    words += f"at most {given.rounds} rounds, medians (lowest to highest); {used}"
+    words += f"at most {given.rounds} rounds, medians (lowest to highest); {used}; "
+    words += f"a call of an empty module, which ours pays and eager does not: {1e6 * empty_call():.1f} us; "
+    words += "freed memory is kept" if kept else "freed memory goes back to the system, which large results pay for"
     if not torch.cuda.is_available():
         words += "; on a GPU: not measured, there is none"
-    rest = {"device": named(), "rounds": given.rounds, "copy_bytes_per_second": sorted(copies), "words": words}
-    name = "pooling" if given.only is None else "pooling-some"
+    rest = {"device": named(), "rounds": given.rounds, "copy_bytes_per_second": copies, "words": words}
     write(name, "json", json.dumps(rest | {"rows": found}, indent=1), given.folder)
     where = write(name, "md", f"# Pooling on {named()}\n\n{words}\n\n{table(found)}\n", given.folder)
+    partial.unlink()
     print(where.read_text(encoding="utf-8"))
 
 

@@ -1,14 +1,19 @@
 """The benchmarks run, and leave out no operator without saying so. Nothing here looks at a time."""
 
+import argparse
+import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, textbook
+from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, cost, textbook
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,3 +86,74 @@ def test_the_interpreter_is_not_measured(monkeypatch):
     )
     assert done.returncode == 2
     assert "would measure the interpreter" in done.stderr
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """benchmarks/pooling.py in this process: called with arguments, its table in tmp_path."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("benchmarks_pooling", ROOT / "benchmarks" / "pooling.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "os", SimpleNamespace(environ={}))  # the interpreter stays: torch looks for it as well
+    monkeypatch.setattr(module, "keep_heap", lambda: False)  # it would be for all tests after this one
+    command = ["pooling.py", "--tiny", "--cpu", "--rounds", "1", "--no-compile", "--folder", str(tmp_path)]
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        module.main()
+
+    module.call = call
+    return module
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(benchmark, monkeypatch, tmp_path, capsys):
+    honest, seen = benchmark.measured, []
+
+    def stopped(case, *rest):
+        if case.name == "max":
+            raise KeyboardInterrupt
+        return honest(case, *rest)
+
+    monkeypatch.setattr(benchmark, "measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.call("--only", "mean", "max")
+    (partial,) = tmp_path.glob("pooling-some-*.partial.jsonl")
+    partial.write_text(partial.read_text() + '{"cut sho')  # killed while it wrote
+    monkeypatch.setattr(benchmark, "measured", lambda case, *rest: seen.append(case.label) or honest(case, *rest))
+    benchmark.call("--only", "mean", "max")
+    assert seen == ["tokens max", "layers mean", "layers max"]
+    (stored,) = tmp_path.glob("pooling-some-*.json")
+    rows = json.loads(stored.read_text())["rows"]
+    assert [f"{row['family']} {row['name']}" for row in rows] == ["tokens mean", *seen]
+    assert not partial.exists()
+    assert "tokens mean" in capsys.readouterr().out
+
+
+def test_rows_of_another_measurement_are_not_taken(benchmark, monkeypatch, tmp_path):
+    honest, seen = benchmark.measured, []
+    monkeypatch.setattr(benchmark, "measured", lambda case, *rest: seen.append(case.label) or honest(case, *rest))
+    where = tmp_path / "rows.jsonl"
+    assert benchmark.resumed(where, {"code": "a"}) == []
+    benchmark.append(where, {"row": math.inf})
+    assert benchmark.resumed(where, {"code": "a"}) == [{"row": math.inf}]
+    assert benchmark.resumed(where, {"code": "b"}) == []
+    assert benchmark.resumed(where, {"code": "a"}) == []
+    given = argparse.Namespace(rounds=3, folder=tmp_path)
+    assert benchmark.terms(given) != benchmark.terms(argparse.Namespace(rounds=4, folder=tmp_path))
+    assert benchmark.terms(given) == benchmark.terms(argparse.Namespace(rounds=3, folder=ROOT))
+
+
+def test_what_the_compiler_cannot_take_is_said_in_the_row(benchmark, monkeypatch):
+    def refuses(*given, **options):
+        def compiled(*inputs):
+            raise RuntimeError("no lowering for this\nand a long story")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    case = next(cost.cases(cost.TINY, names=["mean"]))
+    row = benchmark.measured(case, "cpu", 1, True, 1e9)
+    assert row["compile_missing"] == "RuntimeError: no lowering for this"
+    assert "compile_forward_ratio" not in row
+    assert row["eager_forward_ratio"] > 0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -156,11 +157,24 @@ def lambda_module(function):
         ({"pools": ()}, ValueError, "no pool was named"),
         ({"pools": ("mean", "mean")}, ValueError, "must differ"),
         ({"layers": [0, 3]}, ValueError, r"no layer \[3\]; there are 0 \(embeddings\) to 2"),
-        ({"layers": "last"}, ValueError, "must be 'all' or numbers"),
+        ({"layers": "last"}, TypeError, "must be 'all' or a list of whole numbers"),
         ({"layers": [1, -2]}, ValueError, "at least one and differ"),
         ({"layers": []}, ValueError, "at least one and differ"),
         ({"max_length": 0}, ValueError, "max_length must be at least 1"),
         ({"batch_tokens": 0}, ValueError, "batch_tokens must be at least 1"),
+        ({"texts": {"text": ["a"]}}, TypeError, "got a dict: pass one of its columns"),  # its keys would be read
+        ({"texts": pd.DataFrame({"text": ["a"]})}, TypeError, "got a DataFrame: pass one of its columns"),
+        ({"texts": None}, TypeError, "must be a list of strings; got None"),
+        ({"texts": ["a", "b\ud800"]}, ValueError, r"1 have lone surrogates, the first at \[1\]: mend them"),
+        ({"texts": np.array([1, 2])}, TypeError, "reads texts; got an array of int64: pass a list of strings"),
+        ({"pools": 3}, TypeError, "must be names of lab.pooling.POOLS, or {name: pool}; got 3"),
+        ({"pools": {"mean": "mean"}}, TypeError, "called as pool.*got {'mean': 'str'}"),
+        ({"layers": 1}, TypeError, "'all' or a list of whole numbers from 0 to 2; got 1"),
+        ({"layers": [1.5]}, TypeError, r"whole numbers from 0 to 2; got \[1.5\]"),  # would have been layer 1
+        ({"layers": [True]}, TypeError, r"whole numbers from 0 to 2; got \[True\]"),
+        ({"max_length": 2.5}, TypeError, "max_length must be a whole number, at least 1; got 2.5"),
+        ({"batch_tokens": "9"}, TypeError, "batch_tokens must be a whole number, at least 1; got '9'"),
+        ({"autocast": torch.float32}, ValueError, "must be torch.bfloat16, torch.float16 or None; got torch.float32"),
     ],
 )
 def test_bad_input_is_refused_before_the_model_runs(arguments, error, says, monkeypatch):
@@ -168,6 +182,27 @@ def test_bad_input_is_refused_before_the_model_runs(arguments, error, says, monk
     monkeypatch.setattr(model.model, "forward", lambda *_, **__: pytest.fail("the model ran"))
     with pytest.raises(error, match=says):
         lab.capture.states(model, **{"texts": TEXTS, **arguments})
+
+
+def test_texts_come_in_any_container_and_in_its_order():
+    model = lab.models.tiny("bert", layers=1, dim=16, heads=2)
+    want = lab.capture.states(model, TEXTS).h
+    odd = pd.Series(TEXTS, index=[9, 3, "x", 3, 0, 1])
+    for texts in (np.array(TEXTS), np.array(TEXTS, dtype=object), odd, tuple(TEXTS), (text for text in TEXTS)):
+        np.testing.assert_array_equal(lab.capture.states(model, texts).h, want)
+
+
+def test_what_is_no_model_is_refused_everywhere():
+    module = lab.models.tiny("bert", layers=1, dim=16, heads=2).model
+    with pytest.raises(TypeError, match=r"must come from lab.models.load, tiny or wrap; got BertModel"):
+        lab.capture.blocks(module)
+    with pytest.raises(TypeError, match=r"must come from lab.models.load, tiny or wrap; got BertModel"):
+        lab.models.bidirectional(module).__enter__()
+    with pytest.raises(TypeError, match=r"or an nn.Module; got str"):
+        lab.capture.tap("minilm", ["layer.1"]).__enter__()
+    for names in ("layer.1", [1]):
+        with pytest.raises(TypeError, match=r"must be a list of strings, such as \[\"layer.3\"\]; got"):
+            lab.capture.tap(module, names).__enter__()
 
 
 def test_a_model_without_a_tokenizer_is_refused():

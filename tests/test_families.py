@@ -246,6 +246,9 @@ def test_a_plain_convnet_and_blocks_the_user_names():
     np.testing.assert_allclose(got.h[1, 0, :, :4], net[:2](x).detach().mean((2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.h[3, 0, :, :5], net(x).detach(), rtol=1e-4, atol=1e-6)
     assert got.width.values.tolist() == [4, 4, 8, 5]
+    back = lab.capture.states(model, x, layers=[3, 2, 1])
+    assert back.width.values.tolist() == [5, 8, 4]
+    np.testing.assert_array_equal(back.h, got.h[[3, 2, 1]])
 
 
 def test_text_models_that_take_no_mask_never_see_padding():

@@ -1,5 +1,7 @@
 """lab.capture.logit_lens, lab.geometry's CKA and the untrained twin."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,8 +44,31 @@ def test_the_lens_refuses_what_it_cannot_know():
         lab.capture.logit_lens(llama, "a text")
     head = torch.randn(len(llama.tokenizer), 16)
     assert lab.capture.logit_lens(llama, "a text", unembedding=head).sizes["layer"] == 3
-    with pytest.raises(ValueError, match=r"must be \[V, 16\]; got \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"must be \[V, 16\], a tensor; got \(5, 4\)"):
         lab.capture.logit_lens(llama, "a text", unembedding=torch.zeros(5, 4))
+    for wrong, got in ((torch.zeros(16), r"\(16,\)"), (np.zeros((5, 16)), "ndarray")):
+        with pytest.raises(ValueError, match=f"a tensor; got {got}: pass the lm_head's weight"):
+            lab.capture.logit_lens(llama, "a text", unembedding=wrong)
+    for top in (0, len(head) + 1):
+        with pytest.raises(ValueError, match=f"top must be from 1 to {len(head)}; got {top}"):
+            lab.capture.logit_lens(llama, "a text", top=top, unembedding=head)
+    with pytest.raises(TypeError, match="every text must be a string"):
+        lab.capture.logit_lens(llama, None, unembedding=head)
+
+
+def test_the_lens_cuts_a_long_text_as_the_states_are():
+    model = lab.models.tiny("gpt2", layers=1, dim=16, heads=2, window=9)
+    got = lab.capture.logit_lens(model, "word " * 40)
+    assert got.sizes["position"] == 9
+    assert got.token.values[-1] == model.tokenizer.sep_token  # the tokenizer closes what it cuts
+    assert np.isfinite(got.next[:, :-1]).all()
+
+
+def test_the_lens_needs_a_token():
+    model = lab.models.tiny("gpt2", layers=1, dim=16, heads=2)
+    bare = replace(model, tokenizer=lambda texts, **_: {"input_ids": [[] for _ in texts]})
+    with pytest.raises(ValueError, match="must have at least one token; got ''"):
+        lab.capture.logit_lens(bare, "")
 
 
 def hsic(k, l):  # noqa: E741
@@ -95,3 +120,16 @@ def test_cka_of_all_layers_and_of_two_models(minilm):
     assert float(between.max()) < 0.999
     with pytest.raises(ValueError, match="same examples and pools"):
         lab.geometry.cka(states, states.sel(pool=["mean"]))
+    with pytest.raises(ValueError, match="at least four examples; got 3"):
+        lab.geometry.cka(states.isel(example=slice(3)))
+
+
+def test_cka_takes_each_space_with_itself_once(minilm, monkeypatch):
+    from lab.geometry import similarity
+
+    calls = []
+    hsic = similarity._hsic
+    monkeypatch.setattr(similarity, "_hsic", lambda x, y: calls.append(x is y) or hsic(x, y))
+    states = lab.capture.states(minilm, lab.data.docstrings(n=8, seed=0)["text"], layers=[1, 2, 3])
+    lab.geometry.cka(states)
+    assert (calls.count(True), calls.count(False)) == (3, 6)

@@ -39,6 +39,34 @@ def test_layer_curves_without_intervals_draw_lines_alone():
         plots.layer_curves(scores().mean("example").isel(pool=0), title="t", unit="u")
 
 
+def test_curves_along_any_axis_leave_out_what_was_not_measured():
+    values = xr.DataArray(
+        [[1.0, np.nan, 3.0], [2.0, 2.0, 2.0]], dims=("run", "step"), coords={"run": ["a<b>", "c"], "step": [1, 10, 100]}
+    )
+    figure = plots.curves(values, "step", lines="run", title="t", unit="nats", across="steps", log="x")
+    assert [trace.name for trace in figure.data] == ["a&lt;b&gt;", "c"]
+    assert (list(figure.data[0].x), list(figure.data[0].y)) == ([1, 100], [1, 3])
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "linear")
+    assert figure.layout.xaxis.title.text == "steps"
+    with pytest.raises(ValueError, match=r"\['layer'\] missing"):
+        plots.curves(values, "layer", lines="run", title="t", unit="u")
+
+
+def test_a_mosaic_is_its_array():
+    values = xr.DataArray([[0.1, np.nan, 0.3], [0.4, 0.5, 0.9]], dims=("layer", "head"), coords={"layer": [1, 2]})
+    figure = plots.mosaic(values, title="t", unit="share", reach=(0, 1))
+    (heat,) = figure.data
+    np.testing.assert_array_equal(heat.z, values)
+    assert (heat.zmin, heat.zmax) == (0, 1)
+    assert list(figure.layout.yaxis.ticktext) == ["1", "2"]
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "2"]
+    assert heat.customdata[1][2] == "2, 2"
+    wide = plots.mosaic(xr.DataArray(np.zeros((2, 60)), dims=("layer", "head")), title="t", unit="u")
+    assert list(wide.layout.xaxis.ticktext) == [str(i) for i in range(0, 60, 3)]
+    with pytest.raises(ValueError, match="two axes"):
+        plots.mosaic(values[0], title="t", unit="u")
+
+
 def test_point_maps_draw_every_point_once_under_its_label():
     drawn = np.random.default_rng(0).normal(size=(2, 6, 2))
     xy = {name: xr.DataArray(a, dims=("example", "axis")) for name, a in zip(("best", "worst <1>"), drawn, strict=True)}

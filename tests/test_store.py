@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import xarray as xr
@@ -278,6 +279,10 @@ def test_what_is_no_finished_store_is_not_opened(whole, tmp_path):
         ({"texts": []}, ValueError, "texts is empty"),
         ({"texts": "one"}, TypeError, "one string"),
         ({"texts": ["a", 3]}, TypeError, "1 are not"),
+        ({"texts": {"text": TEXTS}}, TypeError, "got a dict: pass one of its columns"),
+        ({"texts": pd.DataFrame({"text": TEXTS})}, TypeError, "got a DataFrame: pass one of its columns"),
+        ({"shard": 2.5}, TypeError, "shard must be a whole number, at least 1; got 2.5"),
+        ({"client": "tcp://a:1"}, TypeError, r"must be a dask.distributed.Client; got 'tcp://a:1'"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, given, error, says):
@@ -293,7 +298,6 @@ def test_images_and_columns_of_tables_are_stored_too(tmp_path):
     store = lab.capture.to_zarr(vit, images[:20], tmp_path / "vit.zarr", shard=8, progress=False)
     np.testing.assert_allclose(store.h, lab.capture.states(vit, images[:20]).h, rtol=1e-4, atol=1e-5)
     import datasets
-    import pandas as pd
 
     column = datasets.Dataset.from_dict({"text": TEXTS})["text"]
     for name, texts in {"pandas": pd.Series(TEXTS), "datasets": column, "generator": (t for t in TEXTS)}.items():

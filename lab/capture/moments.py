@@ -1,27 +1,26 @@
 """What the tokens of a corpus look like in each layer, without keeping any of them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from lab.capture.batches import Batch
+from lab.capture.checks import Count, Examples, Layers
 from lab.capture.passes import read
-from lab.capture.states import Examples, default_budget, plain_source
+from lab.capture.states import plain_source
 from lab.models import Loaded
 
 
 def moments(
     model: Loaded,
     texts: Examples,
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     *,
     site: str = "layer",
     covariance: bool = False,
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
+    max_length: Count | None = None,
+    batch_tokens: Count | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Running statistics over all real tokens x of the texts, layer by layer; memory is that of the forward pass.
@@ -44,7 +43,7 @@ def moments(
 
     Layers of different widths leave NaN beyond their own. Raises as `states` does.
     """
-    source, numbers = plain_source(model, texts, layers, site, max_length)
+    source, numbers = plain_source(model, texts, layers, site, max_length, batch_tokens)
     widths = model.widths_at(site)
     found = {layer: _Sums(widths[layer], covariance) for layer in numbers}
     here: dict[int, list[Tensor]] = {}
@@ -64,8 +63,7 @@ def moments(
             found[layer].add(sums)
         here.clear()
 
-    budget = batch_tokens or default_budget(model, source)
-    read(model, source, numbers, see, done, site=site, budget=budget, progress=progress)
+    read(model, source, numbers, see, done, site=site, budget=batch_tokens, progress=progress)
     parts = [found[layer].result(max(widths[layer] for layer in numbers)) for layer in numbers]
     together = xr.concat(parts, dim="layer", join="override", combine_attrs="override")
     return together.assign_coords(layer=list(numbers)).assign_attrs(

@@ -23,13 +23,14 @@ def read(
     see: Callable[[int, Tensor, Tensor], None],
     done: Callable[[Batch], None],
     *,
-    budget: int,
+    budget: int | None,
     site: str = "layer",
     autocast: torch.dtype | None = None,
     progress: bool = False,
 ) -> int:
     """see(layer, state, segments) for each state of each batch, then done(batch). Returns the padded tokens read.
 
+    budget: padded tokens, or images, in a batch; None for what suits the device.
     state is [B, T, D] with segments bool [B, T], or of packed texts [N, D] with offsets [B + 1].
     A batch that does not fit the memory of a GPU is read again in halves, and no later one is larger; a warning says
     so. Its states are seen again then, so `see` must overwrite what it kept of a batch that was never done.
@@ -42,7 +43,7 @@ def read(
             here = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         see(layer, tokens, here)
 
-    plan = Plan(source.lengths, budget, equal=source.layout == "equal")
+    plan = Plan(source.lengths, budget or default_budget(model, source), equal=source.layout == "equal")
     padded = 0
     with ExitStack() as hold:
         bar = tqdm(total=len(plan.order), unit="example", desc=model.name, leave=False, disable=not progress)
@@ -65,6 +66,13 @@ def read(
             padded += batch.size
             bar.update(len(index))
     return padded
+
+
+def default_budget(model: Loaded, source: Tokens | Arrays) -> int:
+    gpu = model.device.type == "cuda"
+    if isinstance(source, Arrays):
+        return 256 if gpu else 32
+    return 65_536 if gpu else 2_048
 
 
 def as_tokens(state: Tensor, segments: Tensor | None) -> Float[Tensor, "*B T D"]:

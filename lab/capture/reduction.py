@@ -1,60 +1,70 @@
-"""Several pools of one state: those that are weightings of tokens in one product, the others one by one."""
+"""Several pools of one state: the usual four together, weightings of tokens in one product, the others one by one."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.capture.runs import Runs, find
 from lab.models import Loaded
 from lab.pooling import POOLS, FirstPool, LastPool, LinearPool, MaxPool, MeanPool
 from lab.pooling.functional import by_kernel, segment_stats, weighted_sum
 
 Pool = Callable[[Tensor, Tensor], Tensor]
-STATS = {MeanPool: "mean", MaxPool: "max", FirstPool: "first", LastPool: "last"}  # what one read gives on a GPU
+Pools = Any  # names of POOLS, or {name: pool}: what is neither is refused in words
+STATS = {MeanPool: "mean", MaxPool: "max", FirstPool: "first", LastPool: "last"}  # what one read gives
 
 
 class Reduction:
-    """pool(state, segments) for every pool at once: [B, T, D] or ragged [N, D] to [P, B, width]."""
+    """pool(state, segments) for every pool at once: [B, T, D] or ragged [N, D] to [P, B, width].
+
+    In the type of the state, or a wider one. Weights and runs belong to the segments, so the same object as
+    `segments` must mean the same ones.
+    """
 
     def __init__(self, pools: Mapping[str, Pool], width: int) -> None:
         self.pools, self.width = dict(pools), width
-        places = list(enumerate(self.pools.values()))
-        self.linear = [(i, pool) for i, pool in places if isinstance(pool, LinearPool)]
-        self.others = [(i, pool) for i, pool in places if not isinstance(pool, LinearPool)]
-        self.stats = [STATS[type(pool)] for _, pool in places if type(pool) in STATS]
-        self._weights: tuple[Tensor, Tensor] | None = None  # the segments they belong to, and they
+        self.stats = {i: STATS[type(pool)] for i, pool in enumerate(self.pools.values()) if type(pool) in STATS}
+        self._batch: tuple[Tensor, Runs | None, Tensor | None] | None = None
 
     def __call__(self, state: Tensor, segments: Tensor) -> Float[Tensor, "P B width"]:
         if len(self.stats) == len(self.pools) > 1 and by_kernel(state):
             found = segment_stats(state, segments)  # one kernel, one read
-            return torch.stack([getattr(found, name) for name in self.stats])
-        rows: list[Tensor | None] = [None] * len(self.pools)
-        if self.linear:
-            pooled = weighted_sum(state, self._weights_of(segments, state.shape[-2]), segments)  # [B, P, D]
-            for row, (i, _) in enumerate(self.linear):
-                rows[i] = pooled[:, row]
-        for i, pool in self.others:
-            rows[i] = pool(state, segments)
-        return torch.stack(rows)
+            return torch.stack([getattr(found, name) for name in self.stats.values()])
+        runs, weights = self._of_batch(segments, state)
+        rows: dict[int, Tensor] = {}
+        if runs is not None:
+            rows |= zip(self.stats, runs.reduce(state, tuple(self.stats.values())), strict=True)
+        if weights is not None:
+            rows |= zip(self._linear(runs), weighted_sum(state, weights, segments).unbind(1), strict=True)
+        for i, pool in enumerate(self.pools.values()):
+            if i not in rows:
+                rows[i] = pool(state, segments)
+        return torch.stack([rows[i] for i in range(len(rows))])
 
-    def _weights_of(self, segments: Tensor, tokens: int) -> Tensor:
-        """Made once for a batch: all of its layers share them."""
-        if self._weights is None or self._weights[0] is not segments:
+    def _linear(self, runs: Runs | None) -> dict[int, LinearPool]:
+        """Those that are weightings of tokens, and not taken from runs: they share one product."""
+        pools = enumerate(self.pools.values())
+        return {i: pool for i, pool in pools if isinstance(pool, LinearPool) and (runs is None or i not in self.stats)}
+
+    def _of_batch(self, segments: Tensor, state: Tensor) -> tuple[Runs | None, Tensor | None]:
+        """Runs, on a CPU, and weights: made once for a batch, as all of its layers share them."""
+        if self._batch is None or self._batch[0] is not segments:
+            runs = find(segments) if self.stats and state.device.type == "cpu" else None
+            made = [pool.weights(segments, state.shape[-2]) for pool in self._linear(runs).values()]
             axis = 1 if segments.dtype == torch.bool else -1
-            weights = torch.stack([pool.weights(segments, tokens) for _, pool in self.linear], dim=axis)
-            self._weights = segments, weights
-        return self._weights[1]
+            self._batch = segments, runs, torch.stack(made, dim=axis) if made else None
+        return self._batch[1:]
 
 
-def reductions(
-    model: Loaded, pools: str | Sequence[str] | Mapping[str, Pool], widths: Sequence[int]
-) -> list[Reduction]:
+def reductions(model: Loaded, pools: Pools, widths: Sequence[int]) -> list[Reduction]:
     """A reduction for each of the widths, the same one where they are equal.
 
     A registered pool with weights of its own gets random ones, the same in every run. ValueError for unknown names,
-    a pool that cannot be called as pool(x, mask), and one that does not give a vector for each text.
+    a pool that cannot be called on (x, mask), and one that does not give a vector for each text.
     """
     made: dict[int, Reduction] = {}
     for width in widths:
@@ -64,10 +74,14 @@ def reductions(
     return [made[width] for width in widths]
 
 
-def _built(pools: str | Sequence[str] | Mapping[str, Pool], width: int, device: torch.device) -> dict[str, Pool]:
+def _built(pools: Pools, width: int, device: torch.device) -> dict[str, Pool]:
     if isinstance(pools, Mapping):
         built = dict(pools)
+        if wrong := {name: type(pool).__name__ for name, pool in built.items() if not callable(pool)}:
+            raise TypeError(f"pools must be called as pool(x, mask); got {wrong}: pass names in a list")
     else:
+        if not isinstance(pools, Iterable):
+            raise TypeError(f"pools must be names of lab.pooling.POOLS, or {{name: pool}}; got {pools!r}")
         names = [pools] if isinstance(pools, str) else list(pools)
         if unknown := [name for name in names if name not in POOLS]:
             raise ValueError(f"no pool {unknown}; there are {list(POOLS)}, or pass {{name: pool}}")

@@ -1,7 +1,6 @@
 """Hidden states of all layers for a list of texts or images, pooled inside the forward pass."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,24 +10,31 @@ import xarray as xr
 from torch import Tensor, nn
 
 from lab.capture.batches import Arrays, Batch, Tokens, tokenize
+from lab.capture.checks import (
+    Count,
+    Examples,
+    Layers,
+    checked_autocast,
+    checked_count,
+    checked_examples,
+    checked_layers,
+    checked_model,
+)
 from lab.capture.passes import placed, read
-from lab.capture.reduction import Pool, Reduction, reductions
+from lab.capture.reduction import Pools, Reduction, reductions
 from lab.models import Loaded
 from lab.models.hooks import evaluating
-
-Examples = Iterable | Tensor | np.ndarray  # of strings, checked by hand; or one tensor
-Pools = str | Sequence[str] | Mapping[str, Pool]
 
 
 def states(
     model: Loaded,
     texts: Examples,
     pools: Pools = ("mean",),
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     *,
     site: str = "layer",
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
+    max_length: Count | None = None,
+    batch_tokens: Count | None = None,
     packed: bool = False,
     autocast: torch.dtype | None = None,
     progress: bool = True,
@@ -53,8 +59,9 @@ def states(
     width), tokens[example], truncated[example]; in the attributes the model, its source, n_truncated, max_length,
     padding_efficiency (real by padded tokens), device and seconds.
 
-    Raises TypeError for a model that lab.models did not load and for texts that are not strings; ValueError for an
-    empty list, unknown pools, layers or sites, texts without a tokenizer, and lengths below 1.
+    Raises TypeError for a model that lab.models did not load, texts that are not strings, tables and mappings, and
+    numbers that are not whole; ValueError for an empty list, unknown pools, layers or sites, texts without a tokenizer
+    or with half characters, and lengths below 1.
     """
     plan = planned(model, pools, layers, site, max_length, batch_tokens, packed, autocast)
     began = time.perf_counter()
@@ -133,7 +140,7 @@ class Plan:
             hold.enter_context(evaluating(nn.ModuleList(pool for pool in pools if isinstance(pool, nn.Module))))
             padded = read(
                 self.model, source, self.layers, see, done,
-                site=self.site, budget=self.budget or default_budget(self.model, source),
+                site=self.site, budget=self.budget,
                 autocast=self.autocast, progress=progress,
             )  # fmt: skip
         return h, padded
@@ -142,19 +149,19 @@ class Plan:
 def planned(
     model: Loaded,
     pools: Pools,
-    layers: str | Sequence[int],
+    layers: Layers,
     site: str,
-    max_length: int | None,
-    batch_tokens: int | None,
+    max_length: Count | None,
+    batch_tokens: Count | None,
     packed: bool,
     autocast: torch.dtype | None,
 ) -> Plan:
     """The order, checked: nothing here runs the model over the examples."""
-    if not isinstance(model, Loaded):
-        raise TypeError(f"model must come from lab.models.load, tiny or wrap; got {type(model).__name__}")
+    checked_model(model)
     for name, value in (("max_length", max_length), ("batch_tokens", batch_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
+        if value is not None:
+            checked_count(name, value)
+    checked_autocast(autocast)
     numbers = checked_layers(model, layers, site)
     widths = [model.widths_at(site)[layer] for layer in numbers]
     window = min((limit for limit in (max_length, model.window) if limit), default=None)
@@ -164,18 +171,16 @@ def planned(
 
 
 def plain_source(
-    model: Loaded, examples: Examples, layers: str | Sequence[int], site: str, max_length: int | None
+    model: Loaded,
+    examples: Examples,
+    layers: Layers,
+    site: str,
+    max_length: Count | None,
+    batch_tokens: Count | None,
 ) -> tuple[Tokens | Arrays, tuple[int, ...]]:
     """What to read and which layers to watch, where nothing is pooled."""
-    plan = planned(model, "mean", layers, site, max_length, None, packed=False, autocast=None)
+    plan = planned(model, "mean", layers, site, max_length, batch_tokens, packed=False, autocast=None)
     return plan.source(checked_examples(model, examples)), plan.layers
-
-
-def default_budget(model: Loaded, source: Tokens | Arrays) -> int:
-    gpu = model.device.type == "cuda"
-    if isinstance(source, Arrays):
-        return 256 if gpu else 32
-    return 65_536 if gpu else 2_048
 
 
 @torch.inference_mode()
@@ -184,62 +189,13 @@ def check_packing(model: Loaded) -> None:
     first, second = [5, 6, 7], [8, 9, 5, 6]
     try:
         row = Tokens([first, second], np.zeros(2, bool), model.reads, "packed").batch(np.arange(2)).inputs
-        packed = _last_state(model, row)
+        packed = model.last_state(**placed(model, row))
     except (TypeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{model.name} cannot read packed texts: {error}") from error
-    alone = [_last_state(model, {model.reads: torch.tensor([ids])}) for ids in (first, second)]
+    alone = [model.last_state(**placed(model, {model.reads: torch.tensor([ids])})) for ids in (first, second)]
     far = (packed - torch.cat(alone, dim=1)).abs().max()
     if far > 1e-4 * packed.abs().max():
         raise ValueError(
             f"{model.name} cannot read packed texts: its attention mixes them (states move by {far:.2g} of "
             f"{packed.abs().max():.2g}); it must read position_ids as text borders, as decoders of transformers do"
         )
-
-
-def _last_state(model: Loaded, inputs: dict[str, Tensor]) -> Tensor:
-    seen: dict[int, Tensor] = {}
-    with model.watching(seen.__setitem__, [model.depth]):
-        model.model(**placed(model, inputs))
-    return seen[model.depth]
-
-
-def checked_examples(model: Loaded, examples: Examples) -> list[str] | Tensor:
-    """Texts as a list, images as a tensor; TypeError or ValueError for what this model cannot read."""
-    if isinstance(examples, str):
-        raise TypeError("texts must be a list of strings; got one string: put it in a list")
-    if isinstance(examples, Tensor) or (isinstance(examples, np.ndarray) and examples.dtype.kind in "fiub"):
-        if model.reads_tokens:
-            raise TypeError(f"{model.name} reads texts; got an array of {examples.dtype}")
-        values = torch.as_tensor(examples)
-        want = model.example[model.reads].ndim
-        if values.ndim != want or not len(values):
-            raise ValueError(
-                f"{model.name} takes {model.reads} of {want} axes, examples first; got {tuple(values.shape)}"
-            )
-        return values if values.is_floating_point() else values.float()
-    texts = list(examples)
-    if not texts:
-        raise ValueError("texts is empty; at least one text is needed")
-    wrong = [(i, type(text).__name__) for i, text in enumerate(texts) if not isinstance(text, str)]
-    if wrong:
-        raise TypeError(f"every text must be a string; {len(wrong)} are not, the first at (index, type) {wrong[:3]}")
-    if model.tokenizer is None:
-        raise ValueError(f"{model.name} has no tokenizer; it reads {model.reads}: pass a tensor of them")
-    return texts
-
-
-def checked_layers(model: Loaded, layers: str | Sequence[int], site: str) -> tuple[int, ...]:
-    depth, first = model.depth, 0 if site == "layer" else 1
-    if isinstance(layers, str):
-        if layers != "all":
-            raise ValueError(f"layers must be 'all' or numbers from {first} to {depth}; got {layers!r}")
-        numbers = tuple(place.layer for place in model.places.get(site, ()))
-        model.places_of(numbers or (depth,), site)  # a site that is not there
-        return numbers
-    if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
-        raise ValueError(f"no layer {wrong}; there are 0 (embeddings) to {depth}, and -1 for the last")
-    numbers = tuple(int(layer) % (depth + 1) for layer in layers)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"layers must be at least one and differ; got {list(layers)}")
-    model.places_of(numbers, site)
-    return numbers

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from lab.capture.checks import Count, Layers, checked_count, checked_examples, checked_texts
+from lab.capture.reduction import Pools
 from lab.capture.reduction import fingerprint as pool_fingerprint
-from lab.capture.states import Plan, Pools, checked_examples, planned
+from lab.capture.states import Plan, planned
 from lab.models import Loaded
 from lab.models.fingerprint import fingerprint, tokenizer_fingerprint
 
@@ -61,15 +63,15 @@ def to_zarr(
     texts: Any,
     path: str | os.PathLike,
     pools: Pools = ("mean",),
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     *,
     site: str = "layer",
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
+    max_length: Count | None = None,
+    batch_tokens: Count | None = None,
     packed: bool = False,
     autocast: torch.dtype | None = None,
     dtype: str = "float32",
-    shard: int = 1024,
+    shard: Count = 1024,
     client: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -90,10 +92,11 @@ def to_zarr(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}; got {dtype!r}")
-    if shard < 1:
-        raise ValueError(f"shard must be at least 1 example; got {shard}")
+    checked_count("shard", shard)
+    if client is not None and not hasattr(client, "wait_for_workers"):
+        raise TypeError(f"client must be a dask.distributed.Client; got {client!r}: Client(address) makes one")
     plan = planned(model, pools, layers, site, max_length, batch_tokens, packed, autocast)
-    if not hasattr(texts, "__len__") or isinstance(texts, str):
+    if not hasattr(checked_texts(texts), "__getitem__"):  # a generator, a set
         texts = checked_examples(model, texts)
     shards = Shards(texts.tolist() if hasattr(texts, "tolist") and np.ndim(texts) == 1 else texts, shard)
     if not shards.n:
@@ -118,17 +121,14 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
 
     Raises ValueError for a folder that is no such store, and for one whose writing was never finished.
     """
-    import zarr
-
     path = Path(path)
     if not (path / "zarr.json").is_file():
         raise ValueError(f"{path} is no store of states: there is no zarr.json in it")
     store = xr.open_zarr(path, consolidated=False, chunks=None)
     if store.attrs.get("format") != FORMAT:
         raise ValueError(f"{path} is no store of states: its format is {store.attrs.get('format')!r}, not {FORMAT!r}")
-    if missing := missing_shards(path):
-        total = zarr.open_group(path, mode="r")["done"].shape[0]
-        raise ValueError(f"{path} is not finished: {len(missing)} of {total} shards are missing; to_zarr goes on")
+    if missing := int((~store.done).sum()):
+        raise ValueError(f"{path} is not finished: {missing} of {store.done.size} shards are missing; to_zarr goes on")
     store = store.drop_vars("done").assign_coords(example=np.arange(store.sizes["example"]))
     return store.assign_attrs(n_truncated=int(store.truncated.sum()))
 

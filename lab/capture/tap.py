@@ -1,18 +1,20 @@
 """Watching raw states go by: hooks that cannot outlive their `with` block."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
+from lab.capture.checks import checked_model
 from lab.models import SITES, Loaded
 from lab.models.hooks import after
 from lab.models.loaded import refuse_wrapped
 from lab.models.places import Place
 
 
-def blocks(model: Loaded) -> pd.DataFrame:
+def blocks(model: Any) -> pd.DataFrame:
     """Which module gives which layer, one row per layer: look here before you believe what was found by structure.
 
     module and class: where the state is taken, in the module's n-th run of a pass where it has several. width,
@@ -20,7 +22,7 @@ def blocks(model: Loaded) -> pd.DataFrame:
     mistaken for the blocks rarely does. Then, by its name inside the block, the module of every other site
     (lab.models.SITES) the model has, empty where a block has none. How the blocks were found is in .attrs["found"].
     """
-    modules, rows = dict(model.model.named_modules()), []
+    modules, rows = dict(checked_model(model).model.named_modules()), []
     for place in model.places["layer"]:
         where = place.module or f"(what the model returns, after {model.blocks[-1]})"
         row = {"module": f"input of {where}" if place.entering else where}
@@ -44,17 +46,22 @@ def _shown(place: Place, block: str) -> str:
 
 
 @contextmanager
-def tap(model: Loaded | nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def tap(model: Any, names: Any) -> Iterator[dict[str, Tensor]]:
     """Yield {name: its latest state, detached}, refilled by every forward pass made inside the `with` block.
 
+    model: a Loaded one, or any nn.Module.
     names: for a Loaded model "layer.0" .. "layer.<depth>" (0 = embeddings, the last after the final norm) and the
     other sites of lab.models.SITES likewise ("query.3" is inside the block whose output is layer 3); for any model the
     dotted name of a submodule, whose (first) output is taken. States are not copied: a module that works in place
     later in the pass would change them.
 
-    Raises ValueError for unknown names and for compiled or data-parallel models, before any hook is set. Hooks are
-    gone when the block is left, however.
+    Raises TypeError for names that are not a list of strings and for what is no model, ValueError for unknown names
+    and for compiled or data-parallel models, before any hook is set. Hooks are gone when the block is left, however.
     """
+    if not isinstance(model, Loaded | nn.Module):
+        raise TypeError(f"model must be what lab.models gives, or an nn.Module; got {type(model).__name__}")
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f'names must be a list of strings, such as ["layer.3"]; got {names!r}')
     module = model.model if isinstance(model, Loaded) else model
     refuse_wrapped(module)
     known = dict(module.named_modules())

@@ -1,26 +1,25 @@
 """Raw states of a few texts, token by token, with what each token says."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from lab.capture.batches import Batch, Tokens
+from lab.capture.checks import Count, Examples, Layers
 from lab.capture.passes import read
-from lab.capture.states import Examples, default_budget, plain_source
+from lab.capture.states import plain_source
 from lab.models import Loaded
 
 
 def tokens(
     model: Loaded,
     texts: Examples,
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     *,
     site: str = "layer",
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
+    max_length: Count | None = None,
+    batch_tokens: Count | None = None,
     dtype: str = "float32",
 ) -> xr.Dataset:
     """h[layer, token, dim]: every real token of every text, one text after the other, nothing padded, nothing pooled.
@@ -31,7 +30,7 @@ def tokens(
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16'; got {dtype!r}")
-    source, numbers = plain_source(model, texts, layers, site, max_length)
+    source, numbers = plain_source(model, texts, layers, site, max_length, batch_tokens)
     widths = model.widths_at(site)
     if len({widths[layer] for layer in numbers}) > 1:
         raise ValueError(f"the layers are of different widths, {widths}: ask for those of one width")
@@ -50,7 +49,7 @@ def tokens(
             kept[int(index)] = states[:, row, next(iter(here.values()))[1][row]]
         here.clear()
 
-    read(model, source, numbers, see, done, site=site, budget=batch_tokens or default_budget(model, source))
+    read(model, source, numbers, see, done, site=site, budget=batch_tokens)
     pieces = [kept[i] for i in range(len(source.lengths))]
     lengths = [piece.shape[1] for piece in pieces]
     found = xr.Dataset(

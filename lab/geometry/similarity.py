@@ -22,9 +22,18 @@ def linear_cka(x: Float[Tensor, "N D"], y: Float[Tensor, "M E"]) -> float:
     """
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"x and y must have the same rows, at least four; got {len(x)} and {len(y)}")
-    x, y = (side.double() - side.double().mean(0) for side in (x, y))  # a shift changes nothing but the rounding
-    own = _hsic(x, x), _hsic(y, y)
-    return float(_hsic(x, y) / np.sqrt(own[0] * own[1])) if min(own) > 0 else float("nan")
+    x, y = _centred(x), _centred(y)
+    return _aligned(x, y, _hsic(x, x), _hsic(y, y))
+
+
+def _centred(x: Tensor) -> Tensor:
+    """In float64, around its mean: a shift changes nothing but the rounding."""
+    return x.double() - x.double().mean(0)
+
+
+def _aligned(x: Tensor, y: Tensor, xx: float, yy: float) -> float:
+    """The alignment of two centred spaces, xx and yy being what each has with itself."""
+    return float(_hsic(x, y) / np.sqrt(xx * yy)) if min(xx, yy) > 0 else float("nan")
 
 
 def _hsic(x: Tensor, y: Tensor) -> float:
@@ -39,7 +48,7 @@ def cka(states: xr.Dataset, other: xr.Dataset | None = None) -> xr.DataArray:
     """linear_cka of every layer with every layer, in each pool: cka[pool, layer, layer_].
 
     other: states of the same examples from another model or checkpoint, for layer_; the same states when not given.
-    Two layers are in memory at a time. Raises ValueError for other examples or pools.
+    Two layers are in memory at a time. Raises ValueError for other examples or pools, and for fewer than four examples.
     """
     a, b = states, states if other is None else other
     if a.sizes["example"] != b.sizes["example"] or a.pool.values.tolist() != b.pool.values.tolist():
@@ -47,18 +56,33 @@ def cka(states: xr.Dataset, other: xr.Dataset | None = None) -> xr.DataArray:
             f"states must have the same examples and pools; got {a.sizes['example']} and {b.sizes['example']}, "
             f"{a.pool.values.tolist()} and {b.pool.values.tolist()}"
         )
-    found = np.empty((a.sizes["pool"], a.sizes["layer"], b.sizes["layer"]))
-    for p, i in np.ndindex(found.shape[:2]):
+    if a.sizes["example"] < 4:
+        raise ValueError(f"states must be of at least four examples; got {a.sizes['example']}: capture more texts")
+    own_a = _own(a)
+    own_b = own_a if other is None else _own(b)
+    found = np.empty((*own_a.shape, b.sizes["layer"]))
+    for p, i in np.ndindex(own_a.shape):
         x = _space(a, i, p)
         for j in range(found.shape[2]):
             if other is None and j < i:
                 found[p, i, j] = found[p, j, i]
             else:
-                found[p, i, j] = linear_cka(x, _space(b, j, p))
+                found[p, i, j] = _aligned(x, _space(b, j, p), own_a[p, i], own_b[p, j])
     coords = {"pool": a.pool, "layer": a.layer, "layer_": b.layer.values}
     return xr.DataArray(found, dims=("pool", "layer", "layer_"), coords=coords, name="cka")
 
 
+def _own(states: xr.Dataset) -> np.ndarray:
+    """HSIC_1 of every space with itself, [pool, layer]."""
+    found = np.empty((states.sizes["pool"], states.sizes["layer"]))
+    for p, i in np.ndindex(found.shape):
+        x = _space(states, i, p)
+        found[p, i] = _hsic(x, x)
+    return found
+
+
 def _space(states: xr.Dataset, layer: int, pool: int) -> Tensor:
+    """One layer's vectors, centred."""
     width = int(states["width"][layer]) if "width" in states else states.sizes["dim"]
-    return torch.from_numpy(states.h.isel(layer=layer, pool=pool).transpose("example", "dim").values[:, :width])
+    vectors = states.h.isel(layer=layer, pool=pool).transpose("example", "dim").values[:, :width]
+    return _centred(torch.from_numpy(vectors))

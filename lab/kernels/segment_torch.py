@@ -11,24 +11,42 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, counts, expand, is_full, is_padded, keep, segment_ids, total
+from lab.kernels.layout import (
+    Segments,
+    all_finite,
+    at_once,
+    counts,
+    expand,
+    finite,
+    is_full,
+    is_padded,
+    keep,
+    segment_ids,
+    total,
+)
 from lab.kernels.parts import by_parts
-from lab.kernels.weighted_sum import weighted_sum
+from lab.kernels.weighted_sum import bags, weighted_sum
 
 
 def top(x: Tensor, mask: Segments, sign: int = 1) -> Tensor:
     """The largest (sign 1) or smallest (-1) value of each segment, without gradient; -inf or inf for an empty one."""
-    x, worst, how = x.detach(), -sign * torch.inf, "amax" if sign > 0 else "amin"
-    if is_padded(mask) and x.shape[1]:
-        return getattr(keep(x, mask, worst), how)(1)
-    start = x.new_full((len(mask) - (not is_padded(mask)), *x.shape[mask.ndim :]), worst)
-    return start.scatter_reduce(0, _ids_like(x, mask), x, how) if x.numel() else start
+    return _top(keep(x.detach(), mask, -sign * torch.inf), mask, sign)
 
 
-def finite_top(x: Tensor, mask: Segments) -> Tensor:
-    """The maximum of each segment where that is finite, else 0: what an exponential or a deviation subtracts."""
-    best = top(x, mask)
-    return best.masked_fill(best.isinf(), 0)
+def _top(hidden: Tensor, mask: Segments, sign: int = 1) -> Tensor:
+    """The same where padding is hidden already."""
+    worst, how = -sign * torch.inf, "amax" if sign > 0 else "amin"
+    if is_padded(mask) and hidden.shape[1]:
+        return getattr(hidden, how)(1)
+    if hidden.numel() and at_once(hidden):
+        return torch.segment_reduce(hidden, how[1:], offsets=mask, initial=worst, unsafe=True)
+    start = hidden.new_full((len(mask) - (not is_padded(mask)), *hidden.shape[mask.ndim :]), worst)
+    return start.scatter_reduce(0, _ids_like(hidden, mask), hidden, how) if hidden.numel() else start
+
+
+def _finite(best: Tensor) -> Tensor:
+    """A maximum where that is finite, else 0: what an exponential or a deviation subtracts."""
+    return best.masked_fill_(best.isinf(), 0)
 
 
 def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
@@ -41,8 +59,10 @@ def extremum(x: Tensor, mask: Segments, sign: int) -> Tensor:
         at = at.expand(len(x), n) if is_padded(mask) else at
         (first,) = by_parts(partial(_first, sign=sign), (x.detach(), at), mask)
         best = x.gather(1, first[:, None])[:, 0] if is_padded(mask) else x.gather(0, first)
-    else:
+    elif is_padded(mask):
         (best,) = by_parts(lambda x, mask: (top(x, mask, sign),), (x,), mask)
+    else:  # one read, and nothing in between
+        best = top(x, mask, sign)
     return best if is_full(mask) else torch.where(_empty(mask), 0, best)
 
 
@@ -63,7 +83,7 @@ def _first(x: Tensor, at: Tensor, mask: Segments, sign: int) -> tuple[Tensor]:
 def exponentials(scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
     """exp(s - m), zero at padding, and m, the maximum of each segment where that is finite."""
     hidden = keep(scores, mask, -torch.inf)
-    m = finite_top(hidden, mask)
+    m = _finite(_top(hidden.detach(), mask))
     return (hidden - expand(m, mask, scores.shape[is_padded(mask)])).exp_(), m
 
 
@@ -74,6 +94,13 @@ def divisor(z: Tensor) -> Tensor:
 
 def softmax(scores: Tensor, mask: Segments) -> Tensor:
     """exp(s) over its sum in each segment; zero at padding, at scores of -inf, and where no score is finite."""
+    scores = _wide(scores)
+    if is_padded(mask) and at_once(scores) and scores.shape[1]:
+        hiding = torch.where(mask, 0, -torch.inf)
+        weights = (scores if is_full(mask) else scores + hiding.view(*mask.shape, *[1] * (scores.ndim - 2))).softmax(1)
+        # NaN anywhere, or no finite score, is NaN at every token: both are left to what follows
+        if all_finite(weights[:, 0]):
+            return weights
     e, _ = exponentials(scores, mask)
     return e / expand(divisor(total(e, mask)), mask, scores.shape[is_padded(mask)])
 
@@ -95,19 +122,15 @@ def logsumexp(z: Tensor, m: Tensor, mask: Segments) -> Tensor:
     return torch.where(z == 0, nothing, divisor(z).log() + m)
 
 
-def weighted_exponential_sum(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
-    """sum_t exp(s_t - m) x_t and z: their quotient is the mean weighted by softmax(s)."""
-    e, _ = exponentials(_wide(scores), mask)
-    return total(e * keep(_wide(x), mask), mask), total(e, mask)
+def softmax_mean(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor]:
+    """The mean weighted by the softmax of scores as wide as x."""
+    return (total(softmax(scores, mask) * finite(_wide(x), mask), mask),)
 
 
-def weighted_exponential_sum_gradient(
-    dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    e, _ = exponentials(_wide(scores), mask)
-    of_sum, of_z = (g[:, None] for g in dy)
-    ds = torch.addcmul(of_z, keep(_wide(x), mask), of_sum).mul_(e)
-    return e.mul_(of_sum), ds
+def softmax_mean_gradient(dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    weights, dy = softmax(scores, mask), dy[0][:, None]
+    ds = torch.ops.aten._softmax_backward_data(finite(_wide(x), mask) * dy, weights, 1, weights.dtype)
+    return weights.mul_(dy), ds
 
 
 def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
@@ -116,7 +139,7 @@ def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     n = x.shape[1] if is_padded(mask) else len(x)
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
-    near = keep(x - expand(finite_top(x, mask), mask, n), mask)
+    near = keep(x - expand(_finite(top(x, mask)), mask, n), mask)
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
     return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
@@ -143,18 +166,23 @@ def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.shape[-2] and is_full(mask):
         return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
-    n = counts(mask).to(wide)
-    share = 1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n)
-    weights = share[:, None] * mask if is_padded(mask) else expand(share, mask, len(x))
+    if not is_padded(mask) and at_once(x) and not (x.requires_grad and torch.is_grad_enabled()):
+        return bags(x.to(wide), mask, mode)
+    if is_padded(mask):
+        weights = mask.to(wide)
+        if mode == "mean":
+            weights /= weights.sum(1, keepdim=True).clamp_(min=1)
+    else:
+        n = counts(mask).to(wide)
+        weights = expand(1 / n.clamp(min=1) if mode == "mean" else torch.ones_like(n), mask, len(x))
     return weighted_sum(x, weights[..., None], mask).squeeze(1)
 
 
 def softmax_sum(x: Tensor, scores: Tensor, mask: Segments) -> Tensor:
     """The mean weighted by the softmax of scores, one per token or one per coordinate."""
     if scores.ndim < x.ndim:
-        return weighted_sum(x, softmax(_wide(scores), mask)[..., None], mask).squeeze(1)
-    y, z = by_parts(weighted_exponential_sum, (x, scores), mask, gradient=weighted_exponential_sum_gradient)
-    return y / divisor(z)
+        return weighted_sum(x, softmax(scores, mask)[..., None], mask).squeeze(1)
+    return by_parts(softmax_mean, (x, scores), mask, gradient=softmax_mean_gradient)[0]
 
 
 def _wide(x: Tensor) -> Tensor:

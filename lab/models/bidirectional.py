@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lab.models.loaded import Loaded
 
 
 @contextmanager
-def bidirectional(model: Loaded) -> Iterator[Loaded]:
+def bidirectional(model: Any) -> Iterator[Loaded]:
     """Inside the block every token of the model sees all others, as transformers' `is_causal = False` has it.
 
     Yields the same model with causal = False; the weights are shared, the switch is turned back when the block is
@@ -21,8 +20,11 @@ def bidirectional(model: Loaded) -> Iterator[Loaded]:
     Before that, the last token of a text is exchanged and the first one's state must move: alone, beside a longer
     text, and in a batch with padding, because families have stayed causal in just one of these.
 
-    Raises ValueError for a model that stays causal in any of them, and for one without attention masks to switch.
+    Raises TypeError for what lab.models did not load; ValueError for a model that stays causal in any of them, and for
+    one without attention masks to switch.
     """
+    if not isinstance(model, Loaded):
+        raise TypeError(f"model must come from lab.models.load, tiny or wrap; got {type(model).__name__}")
     if not model.causal:
         yield model
         return
@@ -64,14 +66,7 @@ def _moved(model: Loaded) -> dict[str, bool]:
                 row = torch.cat([torch.cat([last, torch.zeros_like(last)], dim=1), longer])
                 mask = torch.ones_like(row)
                 mask[0, ids.shape[1] :] = 0
-            rows.append(_last(model, row, mask))
+            rows.append(model.last_state(**{model.reads: row} | ({} if mask is None else {"attention_mask": mask})))
         far = (rows[0] - rows[1])[0, 0].abs().max()
         found[case] = bool(far > 1e-3 * rows[0][0, 0].abs().max() * torch.finfo(rows[0].dtype).eps ** 0.5)
     return found
-
-
-def _last(model: Loaded, ids: Tensor, mask: Tensor | None) -> Tensor:
-    seen: dict[int, Tensor] = {}
-    with model.watching(seen.__setitem__, [model.depth]):
-        model.model(**{model.reads: ids} | ({} if mask is None else {"attention_mask": mask}))
-    return seen[model.depth]

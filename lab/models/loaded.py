@@ -75,6 +75,13 @@ class Loaded:
         refuse_wrapped(self.model)  # it may have been compiled since
         return watching(self.model, self.places_of(layers, site), see)
 
+    def last_state(self, **inputs: Tensor) -> Tensor:
+        """The last layer's state of one forward pass."""
+        seen: dict[int, Tensor] = {}
+        with self.watching(seen.__setitem__, [self.depth]):
+            self.model(**inputs)
+        return seen[self.depth]
+
     def widths_at(self, site: str = "layer") -> dict[int, int]:
         """The width of each layer's states at a site, found by running the example."""
         if site == "layer":

@@ -1,17 +1,19 @@
 """Arrays in, figures out: every function takes labelled arrays and returns a plotly figure, drawing nothing itself."""
 
 from lab.plots.bars import ratio_dots
-from lab.plots.curves import layer_curves
-from lab.plots.grids import heat_table
+from lab.plots.curves import curves, layer_curves
+from lab.plots.grids import heat_table, mosaic
 from lab.plots.images import image_grid
 from lab.plots.maps import point_maps
 from lab.plots.shares import place_shares, token_shares
 from lab.plots.trade import trade_offs
 
 __all__ = [
+    "curves",
     "heat_table",
     "image_grid",
     "layer_curves",
+    "mosaic",
     "place_shares",
     "point_maps",
     "ratio_dots",

@@ -1,4 +1,4 @@
-"""One number per layer and pool, drawn over depth."""
+"""One number along an axis, over depth or training or length, a line for each of what is compared."""
 
 import html
 from collections.abc import Mapping
@@ -19,56 +19,75 @@ def layer_curves(
     lines: str = "pool",
     references: Mapping[str, float] | None = None,
 ) -> go.Figure:
-    """A line per pool over the layers, with its interval as a band where there is one.
+    """A line per pool over the layers, with its interval as a band where there is one; see `curves`."""
+    across = "layer (0 = embeddings)"
+    figure = curves(scores, "layer", lines=lines, title=title, unit=unit, across=across, references=references)
+    return figure.update_xaxes(tickvals=scores["layer"].values.tolist())
 
-    scores: [layer, pool], either one array or a dataset with estimate, low and high (lab.stats.bootstrap).
-    lines: the axis that has a line for each of its values, where that is not the pool.
-    title: what to notice; unit: what the height means; references: {name: height} of dashed grey lines.
+
+def curves(
+    scores: xr.Dataset | xr.DataArray,
+    along: str,
+    *,
+    title: str,
+    unit: str,
+    lines: str,
+    across: str | None = None,
+    log: str = "",
+    references: Mapping[str, float] | None = None,
+) -> go.Figure:
+    """A line for each value of one axis, along another, with its interval as a band where there is one.
+
+    scores: [along, lines], either one array or a dataset with estimate, low and high (lab.stats.bootstrap). A point
+    that is NaN is left out.
+    title: what to notice; unit: what the height means; across: what the width means, the name of `along` when not
+    given; log: "x", "y" or "xy" for logarithmic axes; references: {name: height} of dashed grey lines.
+    Raises ValueError for an axis that is not there.
     """
     data = scores if isinstance(scores, xr.Dataset) else xr.Dataset({"estimate": scores})
-    if missing := {"layer", lines} - set(data["estimate"].dims):
+    if missing := {along, lines} - set(data["estimate"].dims):
         raise ValueError(
-            f"scores need the axes layer and {lines}; {sorted(missing)} missing from {data['estimate'].dims}"
+            f"scores need the axes {along} and {lines}; {sorted(missing)} missing from {data['estimate'].dims}"
         )
-    layers = data["layer"].values.tolist()
     figure = go.Figure()
     for i, name in enumerate(data[lines].values):
-        line, colour = data.sel({lines: name}), COLOURS[i % len(COLOURS)]
-        group = {"legendgroup": str(name)}
+        line, colour = data.sel({lines: name}).dropna(along, subset=["estimate"]), COLOURS[i % len(COLOURS)]
+        places = line[along].values.tolist()
+        label = html.escape(str(name))
         if "low" in data:
-            band = [*line["high"].values, *line["low"].values[::-1]]
             figure.add_scatter(
-                x=layers + layers[::-1],
-                y=band,
+                x=places + places[::-1],
+                y=[*line["high"].values, *line["low"].values[::-1]],
                 mode="lines",
                 fill="toself",
                 fillcolor=_translucent(colour),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
-                **group,
+                legendgroup=label,
             )
         figure.add_scatter(
-            x=layers,
+            x=places,
             y=line["estimate"].values,
-            name=html.escape(str(name)),
+            name=label,
             mode="lines+markers",
             line={"color": colour, "width": 2},
-            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
-            hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
-            **group,
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8 if len(places) < 40 else 4},
+            hovertemplate=f"{label}, {along} %{{x}}: %{{y:.3f}}<extra></extra>",
+            legendgroup=label,
         )
+    ends = [float(data[along].min()), float(data[along].max())]
     for i, (name, height) in enumerate((references or {}).items()):
         figure.add_scatter(
-            x=[layers[0], layers[-1]],
+            x=ends,
             y=[height, height],
-            name=name,
+            name=html.escape(name),
             mode="lines",
             line={"dash": DASHES[i % len(DASHES)], "color": "gray", "width": 1.5},
-            hovertemplate=f"{name}: {height:.3f}<extra></extra>",
+            hovertemplate=f"{html.escape(name)}: {height:.3f}<extra></extra>",
         )
-    figure.update_xaxes(title="layer (0 = embeddings)", tickvals=layers)
-    figure.update_yaxes(title=unit)
+    figure.update_xaxes(title=across or along, type="log" if "x" in log else "linear")
+    figure.update_yaxes(title=unit, type="log" if "y" in log else "linear")
     return quiet(figure, title=title)
 
 

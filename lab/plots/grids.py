@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import xarray as xr
 
 from lab.plots.style import quiet
 
@@ -54,6 +55,38 @@ def heat_table(
         ticktext=[html.escape(str(name)) for name in table.index], range=[len(table) - 0.5, -0.5],
     )  # fmt: skip
     return figure if groups is None else _families(figure, groups, len(table))
+
+
+def mosaic(
+    values: xr.DataArray,
+    *,
+    title: str,
+    unit: str,
+    reach: tuple[float | int, float | int] | None = None,
+) -> go.Figure:
+    """One number for each place of a grid as colour alone, for grids too large for figures: layers x heads, say.
+
+    values: two axes, rows first, drawn from below as layers stand; reach: the ends of the colours, otherwise the
+    lowest and highest number. title: what to notice; unit: what the colour means. NaN is left blank.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"a mosaic has two axes, rows and columns; got {values.dims}")
+    rows, columns = values.dims
+    labels = [values[axis].values if axis in values.coords else np.arange(values.sizes[axis]) for axis in values.dims]
+    low, high = reach if reach is not None else _span(values.to_numpy().astype(float))
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.to_numpy().astype(float), zmin=low, zmax=high, colorscale="Cividis", xgap=1, ygap=1,
+            x=np.arange(len(labels[1])), y=np.arange(len(labels[0])), customdata=_hover(labels[0], labels[1]),
+            colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14},
+            hovertemplate=f"{rows}, {columns} %{{customdata}}: %{{z:.3f}}<extra></extra>",
+        )
+    )  # fmt: skip
+    for update, names, axis in ((figure.update_yaxes, labels[0], rows), (figure.update_xaxes, labels[1], columns)):
+        every = -(-len(names) // 24)  # a label fits for each of two dozen
+        places = list(range(0, len(names), every))
+        update(title=str(axis), tickvals=places, ticktext=[html.escape(str(names[i])) for i in places], showgrid=False)
+    return quiet(figure, title=title, height=170 + 22 * min(len(labels[0]), 24))
 
 
 def _families(figure: go.Figure, groups: Sequence[str], n: int) -> go.Figure:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, finite
-from lab.pooling.functional import check, segment_pool, segment_softmax, weighted_sum
+from lab.pooling.functional import check, segment_pool, segment_softmax, weighed
 from lab.pooling.selection import blank, side_by_side
 
 
@@ -40,7 +40,7 @@ def attend(
     absorbed = torch.einsum("phc,hcd->phd", query, key.unflatten(0, (H, -1))).flatten(0, 1)
     x, mask = side_by_side(x, mask)
     scores = (scale * (x @ absorbed.mT)).to(torch.promote_types(x.dtype, torch.float32))  # [B, T, P H]
-    met = weighted_sum(x, segment_softmax(scores, mask).mT, mask).unflatten(1, (P, H))
+    met = weighed(x, segment_softmax(scores, mask), mask).unflatten(1, (P, H))
     return torch.einsum("bphd,hcd->bphc", met, value.unflatten(0, (H, -1))).flatten(2)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "segment_stats",
     "to_padded",
     "to_ragged",
+    "weighed",
     "weighted_sum",
 ]
 
@@ -70,8 +71,7 @@ def segment_softmax(scores: Float[Tensor, "..."], mask: Segments) -> Float[Tenso
     Zero at padding and in empty segments. -inf is a weight of 0, also where nothing else stands in the segment.
     """
     _check_tokens(scores, mask, "scores")
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return segment_torch.softmax(scores.to(wide), mask).to(scores.dtype)
+    return segment_torch.softmax(scores, mask).to(scores.dtype)
 
 
 def segment_expand(y: Shaped[Tensor, " S *K"], mask: Segments, tokens: int | None = None) -> Shaped[Tensor, "..."]:
@@ -95,10 +95,19 @@ def weighted_sum(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Fl
 
     weights: [B, P, T] beside padded x, [N, P] beside ragged x.
     """
+    if is_padded(mask):
+        weights = layout.keep(weights.mT, mask)
+    return weighed(x, weights, mask)
+
+
+def weighed(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Float[Tensor, "S P D"]:
+    """weighted_sum for weights that are 0 at padding already, a column for each weighting in both layouts.
+
+    weights: [B, T, P] beside padded x, [N, P] beside ragged x.
+    """
     weights = weights.to(torch.promote_types(x.dtype, torch.float32))
     if is_padded(mask) or x.device.type == "cpu":
-        columns = layout.keep(weights.mT, mask) if is_padded(mask) else weights
-        return product.weighted_sum(x, columns, mask).to(x.dtype)
+        return product.weighted_sum(x, weights, mask).to(x.dtype)
     products = weights[:, :, None] * x.to(weights.dtype)[:, None]
     pooled = kernel.segment_pool(products.flatten(1), mask, "sum")  # and not index_add, which is atomic on a GPU
     return pooled.unflatten(1, products.shape[1:]).to(x.dtype)

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, keep
+from lab.kernels.layout import Segments, Tokens, at_once, finite, keep, total
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
     divisor,
     exponential_sum,
     logsumexp,
-    weighted_exponential_sum,
-    weighted_exponential_sum_gradient,
+    softmax_mean,
+    softmax_mean_gradient,
 )
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
 from lab.pooling.selection import blank
@@ -163,7 +163,8 @@ def _sum_below_the_top(
 ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S D"]]:
     """sum_t exp(c_t), and the maximum."""
     below, top = _below_the_top(x, mask)
-    return segment_pool(keep(exp(r * below), mask), mask, "sum"), top
+    e = keep(exp(r * below), mask)
+    return segment_pool(e, mask, "sum") if by_kernel(e) else total(e, mask), top
 
 
 def _below_the_top_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor) -> tuple[Tensor]:
@@ -200,19 +201,19 @@ class SoftmaxPool(nn.Module):
         if by_kernel(x):
             real = keep(x, mask).to(wide(x))
             return segment_pool(real, mask, "softmax", beta * real).to(x.dtype)
-        y, z = by_parts(_own_sums, (x,), mask, beta, gradient=_own_sums_gradient)
-        return (y / divisor(z)).to(x.dtype)
+        (y,) = by_parts(_own_mean, (x,), mask, beta, gradient=_own_mean_gradient)
+        return y.to(x.dtype)
 
 
-def _own_sums(x: Tokens, mask: Segments, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_t exp(beta x_t) x_t and sum_t exp(beta x_t), by a common factor."""
-    real = keep(x, mask).to(wide(x))
-    return weighted_exponential_sum(real, beta * real, mask)
+def _own_mean(x: Tokens, mask: Segments, beta: Tensor) -> tuple[Tensor]:
+    """The mean weighted by softmax(beta x)."""
+    x = finite(x.to(beta.dtype), mask)
+    return softmax_mean(x, beta * x, mask)
 
 
-def _own_sums_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor) -> tuple[Tensor]:
-    real = keep(x, mask).to(wide(x))
-    dx, ds = weighted_exponential_sum_gradient(dy, real, beta * real, mask)
+def _own_mean_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor) -> tuple[Tensor]:
+    x = finite(x.to(beta.dtype), mask)
+    dx, ds = softmax_mean_gradient(dy, x, beta * x, mask)
     return (dx.addcmul_(ds, beta),)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
-from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighted_sum
+from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighed
 from lab.pooling.selection import side_by_side
 
 TINY = torch.finfo(torch.float64).tiny
@@ -103,7 +103,7 @@ class GSP(nn.Module):
         check(x, mask)
         real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
         weights = self._weights(self.closeness(real).logsumexp(-1), mask)
-        return (weighted_sum(real, weights[:, None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)
+        return (weighed(real, weights[..., None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)
 
 
 def unit_ball(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:

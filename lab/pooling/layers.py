@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+HALF = frozenset({torch.float16, torch.bfloat16})
+
 
 def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None) -> None:
     """Raise ValueError or TypeError unless h is [num_layers, ..., D] of a float type and mask a bool [num_layers]."""
@@ -50,15 +52,17 @@ def mix(
     Written as a product and a sum, not as a matrix product: a one-hot row then picks its layer bit for bit, on any
     device, whatever its matrix units round.
     """
+    given = h.dtype
+    if given in HALF:
+        h = h.float()
     if weights.ndim == 1:
         weights = weights.view(-1, *[1] * (h.ndim - 1))
-    wide = accumulator(h)
-    return cast((cast(weights, wide) * cast(hidden(h, mask), wide)).sum(0), h.dtype)
+    return cast((cast(weights, h.dtype) * hidden(h, mask)).sum(0), given)
 
 
 def accumulator(h: Tensor) -> torch.dtype:
     """The type to accumulate in: float32 for half layers, else their own."""
-    return torch.float32 if h.dtype in {torch.float16, torch.bfloat16} else h.dtype
+    return torch.float32 if h.dtype in HALF else h.dtype
 
 
 def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -68,12 +72,13 @@ def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def mean(h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
     """The mean of all these layers, in float32 for half ones: their sum may overflow."""
-    return cast(cast(h, accumulator(h)).mean(0), h.dtype)
+    return h.mean(0, dtype=torch.float32).to(h.dtype) if h.dtype in HALF else h.mean(0)
 
 
 def layer_softmax(scores: Float[Tensor, " L *N"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, " L *N"]:
     """Softmax over the first axis in float32 or wider, with weight 0 for layers that may not be read."""
-    scores = cast(scores, accumulator(scores))
+    if scores.dtype in HALF:
+        scores = scores.float()
     if mask is not None:
         scores = scores.masked_fill(~mask.view(-1, *[1] * (scores.ndim - 1)), -torch.inf)
     return scores.softmax(0)
@@ -108,17 +113,17 @@ class LayerMean(nn.Module):
     def __init__(self, dim: int, num_layers: int, start: int = 0, stop: int | None = None) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not range(num_layers)[start:stop]:
+        read = range(num_layers)[start:stop]
+        if not read:
             raise ValueError(f"layers {start} to {stop} (not included) of {num_layers} are none; widen the range")
         self.dim, self.num_layers, self.start, self.stop = dim, num_layers, start, stop
+        self.all = len(read) == num_layers
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
         check_layers(h, self.num_layers, mask)
         if mask is None:
-            read = range(self.num_layers)[self.start : self.stop]
             # a slice of all would still be put back into zeros by the backward pass
-            some = h if len(read) == len(h) else h[self.start : self.stop]
-            return mean(some)
+            return mean(h if self.all else h[self.start : self.stop])
         inside = torch.zeros(self.num_layers, dtype=torch.bool, device=h.device)
         inside[self.start : self.stop] = True
         read = inside & mask
@@ -187,10 +192,11 @@ class SoftmaxMix(nn.Module):
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
         check_layers(h, self.num_layers, mask)
-        x = cast(hidden(h, mask), accumulator(h))
-        if self.norm:
-            x = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return cast(mix(x, self.gamma * self.weights(mask)), h.dtype)
+        weights = self.gamma * self.weights(mask)
+        if not self.norm:
+            return mix(h, weights, mask)
+        x = nn.functional.layer_norm(cast(hidden(h, mask), accumulator(h)), h.shape[-1:], eps=self.eps)
+        return cast(mix(x, weights), h.dtype)
 
 
 class DimensionMix(nn.Module):

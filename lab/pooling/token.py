@@ -7,15 +7,16 @@ A linear pool is a weight per token computed from the mask alone, so several of 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, expand, token_at
-from lab.pooling.functional import check, counts, positions, segment_pool, weighted_sum
+from lab.kernels.layout import Segments, Tokens, expand, is_padded, token_at
+from lab.pooling.functional import check, counts, positions, segment_pool, weighed
 
 
 class LinearPool(nn.Module):
     """y[b] = sum over real t of w[b, t] x[b, t], with w = self.weights(mask). x (B, T, D), mask (B, T) -> (B, D).
 
     A weighting is a function of two numbers per token, `self.weigh(at, n)`: its place 1 .. n among the real tokens
-    of its segment (0 at padding, where it must give 0) and their number. So it is the same function in both layouts.
+    of its segment (0 at padding, where it must give 0) and their number, [B, 1] where all of a row have the same. So it
+    is the same function in both layouts.
     """
 
     def __init__(self, dim: int | None = None) -> None:
@@ -28,12 +29,13 @@ class LinearPool(nn.Module):
     def weights(self, mask: Segments, tokens: int | None = None) -> Float[Tensor, "..."]:
         """[B, T] for a mask, 0 at padding; [N] for offsets, where `tokens` = N saves reading it from them, a wait."""
         at = positions(mask, tokens)
-        return self.weigh(at, expand(counts(mask).clamp(min=1).to(at.dtype), mask, at.shape[-1]))
+        n = counts(mask).clamp(min=1).to(at.dtype)
+        return self.weigh(at, n[:, None] if is_padded(mask) else expand(n, mask, len(at)))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
         weights = self.weights(mask, x.shape[-2])
-        return weighted_sum(x, weights[:, None], mask).squeeze(1)
+        return weighed(x, weights[..., None], mask).squeeze(1)
 
 
 class FirstPool(LinearPool):
@@ -73,6 +75,9 @@ class MeanPool(LinearPool):
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return (at > 0) / n
 
+    def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
+        return segment_pool(x, mask, "mean")
+
 
 class SqrtMeanPool(LinearPool):
     """The sum over real tokens by the square root of their number, y = 1/sqrt(n) sum_t x_t.
@@ -107,7 +112,6 @@ class MaxPool(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
         return segment_pool(x, mask, "max")
 
 
@@ -122,5 +126,4 @@ class MinPool(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
         return segment_pool(x, mask, "min")

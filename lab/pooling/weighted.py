@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, expand, keep
-from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighted_sum
+from lab.kernels.layout import Segments, Tokens, at_once, expand, keep
+from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighed
 from lab.pooling.selection import check_choice, narrow
 
 
@@ -42,9 +42,11 @@ class SinkExcludingMeanPool(nn.Module):
         sinks = self.sinks(x, mask) if sinks is None else sinks
         check_choice("sinks", sinks, x)
         kept = ~sinks
-        left = counts(narrow(x, mask, kept)[1]).to(torch.float64)
-        kept = kept | (segment_expand(left, mask, x.shape[-2]) == 0)
-        return segment_pool(*narrow(x, mask, kept), "mean")
+        some = narrow(x, mask, kept)
+        left = counts(some[1])
+        if not (at_once(x) and bool(left.all())):
+            some = narrow(x, mask, kept | (expand(left, mask, x.shape[-2]) == 0))
+        return segment_pool(*some, "mean")
 
 
 class ReceivedAttentionPool(nn.Module):
@@ -85,4 +87,4 @@ class ReceivedAttentionPool(nn.Module):
         # a share of the largest first: a sum of weights near the ends of their type is 0 or inf
         shares = weights / spread(segment_pool(weights.detach()[..., None], mask, "max"))
         shares = shares / spread(segment_pool(shares[..., None], mask, "sum"))
-        return weighted_sum(x, shares[:, None], mask).squeeze(1)
+        return weighed(x, shares[..., None], mask).squeeze(1)
