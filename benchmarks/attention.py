@@ -11,6 +11,7 @@ device's name; what cannot run says why.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -107,7 +108,7 @@ def serve(variants: list[str], length: int, rounds: int) -> None:
 def asked(variants: list[str], length: int, rounds: int) -> dict[str, Any] | str:
     """What a process of its own measures, or the last line of why it could not."""
     command = [sys.executable, __file__, "--serve", *variants, "--lengths", str(length), "--rounds", str(rounds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"])[-1][:160]
     return json.loads(done.stdout.splitlines()[-1])
@@ -152,6 +153,7 @@ def main() -> None:
     used = {name: versions()[name] for name in ("python", "torch", "transformers")}
     words = ", ".join(f"{name} {version}" for name, version in used.items())
     page = f"# Watching attention on {device()}\n\n{words}. Llama, 2 layers, 8 heads of 64, float32, one text.\n"
+    page += f"Load average at the start, of all that ran on the machine: {os.getloadavg()[0]:.1f}.\n"
     for length in given.lengths:
         page += f"\n{measure(names, length, given.rounds)}"
         where = write("attention", "md", page, given.folder)

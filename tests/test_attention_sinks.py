@@ -176,6 +176,11 @@ def test_bad_calls_are_refused(kw, says):
         pass
 
 
+def test_only_models_that_were_loaded_are_watched():
+    with pytest.raises(TypeError, match=r"from lab.models.load.*got Linear"), lab.attention.watch(nn.Linear(2, 2)):
+        pass
+
+
 def test_nothing_watched_is_said():
     with lab.attention.watch(lab.models.tiny("llama", layers=1, dim=16)) as sinks:
         pass

@@ -66,7 +66,7 @@ class Sinks:
 
 @contextmanager
 def watch(
-    model: Loaded,
+    model: Any,
     *,
     thresholds: Sequence[float] = (0.3,),
     first: int = 4,
@@ -113,8 +113,8 @@ def watch(
     A cached generation counts as one batch of sequences, whose steps add up (greedy or sampled; a beam search exchanges
     its sequences unseen). Passes computed again for gradients are not counted, cross-attention is not watched.
 
-    Raises ValueError for an unknown backend or normalizer, thresholds or `first` out of range, and as
-    `lab.attention.calls.attending`; from the model's own pass, for a call that the backend cannot take.
+    Raises TypeError and ValueError as `lab.attention.calls.attending`, ValueError for an unknown backend or normalizer,
+    thresholds or `first` out of range, and, from the model's own pass, for a call that the backend cannot take.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; there are {['auto', *REFUSALS]}")
@@ -141,4 +141,10 @@ def _weigh(normalizer: Any, backend: str) -> Weigh | str | None:
 
     if normalizer not in NORMALIZERS:
         raise ValueError(f"no normalizer {normalizer!r}; there are {sorted(NORMALIZERS)}")
-    return NORMALIZERS[normalizer]
+    found = NORMALIZERS[normalizer]
+    if more := [stage for stage in ("learned", "before", "rows", "halo") if getattr(found, stage, None) is not None]:
+        raise ValueError(
+            f"{normalizer!r} is more than a function of scores and mask ({', '.join(more)}): pass a function of your "
+            "own that knows the rest"
+        )
+    return found
