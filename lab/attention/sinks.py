@@ -17,10 +17,15 @@ from lab.kernels import attention_columns as fused
 
 Weigh = Callable[[Tensor, Tensor], Tensor]  # (scores, mask) -> weights: a NORMALIZERS entry, or a function of one's own
 
-ELEMENTS = (
-    2**20
-)  # weights that stand in memory at a time: 4 MiB in float32, some eight times that with what they become
-SUMS = ("row_mass", "entropy", "effective_keys", "distance", "sink_logit")  # of each row, in this order
+ELEMENTS = 2**20  # weights in memory at a time: 4 MiB in float32, and eight times that with what they become
+SUMS = ("row_mass", "entropy", "effective_keys", "distance", "sink_logit", "zeros")  # of each row, in this order
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Weights that are known for any rows of a call: what an inner `use` computes with."""
+
+    weights: Callable[[int, int], Tensor]  # of queries start to stop - 1, [B, H, rows, Tk]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,7 @@ class Seen:
     columns: Tensor  # [B, H, Tk] of A_ik
     shares: Tensor  # [B, H, Tk] of |A_ik| / sum_k |A_ik|
     even: Tensor  # [B, H or 1, Tk] of 1 / n_i, the weight had all n_i visible keys the same
-    totals: Tensor  # [B, H, 5] of SUMS
+    totals: Tensor  # [B, H, 6] of SUMS
     value_norm: Tensor  # [B, H, Tk] not a sum: |v_k|
     tokens: Tensor  # bool [B, Tk], the keys that are real
     queries: int  # the last so many keys are the queries
@@ -38,12 +43,12 @@ class Seen:
     backend: str
 
 
-def choose(call: Call, weigh: Weigh | str | None) -> str:
+def choose(call: Call, weigh: Weigh | Rows | str | None) -> str:
     """The backend of "auto": "flash" where it applies, "chunked" elsewhere."""
     return "chunked" if _why_not_flash(call, weigh) else "flash"
 
 
-def measure(call: Call, backend: str, weigh: Weigh | str | None = None, lse: Tensor | None = None) -> Seen:
+def measure(call: Call, backend: str, weigh: Weigh | Rows | str | None = None, lse: Tensor | None = None) -> Seen:
     """The statistics of one call by one backend. lse [B, H, Tq]: of its rows, if the model's own attention told it.
 
     Raises ValueError where the backend cannot take the call, with the reason.
@@ -64,7 +69,7 @@ def measure(call: Call, backend: str, weigh: Weigh | str | None = None, lse: Ten
 # --- which backend
 
 
-def _why_not_flash(call: Call, weigh: Weigh | str | None) -> str:
+def _why_not_flash(call: Call, weigh: Weigh | Rows | str | None) -> str:
     reasons = {
         "a normalizer other than softmax": weigh is not None,
         "a softcap": call.softcap is not None,
@@ -74,8 +79,8 @@ def _why_not_flash(call: Call, weigh: Weigh | str | None) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "") or _why_not_runs(call)
 
 
-def _why_not_fused(call: Call, weigh: Weigh | str | None) -> str:
-    if weigh is not None and weigh not in fused.WEIGHTS:
+def _why_not_fused(call: Call, weigh: Weigh | Rows | str | None) -> str:
+    if weigh is not None and not (isinstance(weigh, str) and weigh in fused.WEIGHTS):
         return f"its kernel knows the normalizers {list(fused.WEIGHTS)} by name, and no other"
     if call.value.shape != call.key.shape:
         return "its kernel wants keys and values of one width"
@@ -95,7 +100,7 @@ def _why_not_runs(call: Call) -> str:
     return ""
 
 
-REFUSALS: dict[str, Callable[[Call, Weigh | str | None], str]] = {
+REFUSALS: dict[str, Callable[[Call, Weigh | Rows | str | None], str]] = {
     "flash": _why_not_flash,
     "chunked": lambda call, weigh: "",  # noqa: ARG005
     "fused": _why_not_fused,
@@ -107,7 +112,7 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor, bool]
 # --- flash
 
 
-def _by_flash(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_flash(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
     """Sequence by sequence on its real run, or all at once where nothing is padded."""
     B, H, Tq, _ = call.query.shape
     Tk, causal = call.key.shape[2], call.visible.pattern == "causal" and Tq > 1
@@ -134,7 +139,7 @@ def _by_flash(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Foun
             columns[rows, group, keys] = got.columns
             spread = flash.effective(q, key, first, causal, call.scaling).sum(-1)
             mass, none = torch.full_like(got.entropy, q.shape[2]), torch.zeros_like(got.entropy)
-            totals[rows, group] = torch.stack([mass, got.entropy, spread, got.distance, none], -1)
+            totals[rows, group] = torch.stack([mass, got.entropy, spread, got.distance, none, none], -1)
     return columns, columns, _even(tokens, Tq, causal, kind), totals, not causal and Tq > 1
 
 
@@ -157,7 +162,7 @@ def _even(tokens: Tensor, queries: int, causal: bool, kind: torch.dtype) -> Tens
 # --- rows in parts
 
 
-def _by_rows(call: Call, weigh: Weigh | str | None, step: int) -> Found:
+def _by_rows(call: Call, weigh: Weigh | Rows | str | None, step: int) -> Found:
     (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
     kind, device = torch.promote_types(call.query.dtype, torch.float32), call.query.device
     columns, shares, even = (torch.zeros(B, heads, Tk, dtype=kind, device=device) for heads in (H, H, 1))
@@ -197,14 +202,20 @@ def _by_rows(call: Call, weigh: Weigh | str | None, step: int) -> Found:
                 torch.where(squares > 0, 1 / squares.clamp(min=torch.finfo(kind).tiny), 0),
                 here[:, 0] * share.sum(-1) - (share * place).sum(-1),
                 torch.where(real[..., 0], logit, 0).expand_as(mass),
+                ((weight == 0) & visible).sum(-1) / n[..., 0] if weigh is not None else torch.zeros_like(mass),
             ],
             -1,
         ).sum(-2)
     return columns, shares, even, totals, ahead
 
 
-def _weights(call: Call, weigh: Weigh | str | None, start: int, stop: int, visible: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(
+    call: Call, weigh: Weigh | Rows | str | None, start: int, stop: int, visible: Tensor
+) -> tuple[Tensor, Tensor]:
     """A [B, H, rows, Tk], zeros where not visible, and the weight of the sink logit [B, H, rows] (or 0)."""
+    if isinstance(weigh, Rows):
+        weights = weigh.weights(start, stop)
+        return torch.where(visible, weights, 0), weights.new_zeros(())
     scores = call.scores(start, stop)
     if weigh is not None:
         return weigh(scores.masked_fill(~visible, 0), visible), scores.new_zeros(())
@@ -219,19 +230,19 @@ def _weights(call: Call, weigh: Weigh | str | None, start: int, stop: int, visib
     return powers / some, (rest / some)[..., 0]
 
 
-def _by_chunks(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_chunks(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
     B, H, _, _ = call.query.shape
     return _by_rows(call, weigh, max(1, ELEMENTS // max(1, B * H * call.key.shape[2])))
 
 
-def _by_matrix(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_matrix(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
     return _by_rows(call, weigh, max(1, call.query.shape[2]))
 
 
 # --- the fused kernel
 
 
-def _by_kernel(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_kernel(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
     """Column sums and row mass; what the rows spread to is not known to it, and NaN."""
     Tq, causal = call.query.shape[2], call.visible.pattern == "causal"
     tokens = _tokens(call)
@@ -240,12 +251,14 @@ def _by_kernel(call: Call, weigh: Weigh | str | None, lse: Tensor | None) -> Fou
         call.query, call.key, call.value, tokens, normalizer=name, causal=causal, scale=call.scaling
     ).columns
     totals = columns.new_full((*columns.shape[:2], len(SUMS)), math.nan)
-    totals[..., 0], totals[..., -1] = columns.sum(-1), 0
+    totals[..., 0], totals[..., SUMS.index("sink_logit")] = columns.sum(-1), 0
+    if name in {"softmax", "softmax1", "sigmoid"}:
+        totals[..., SUMS.index("zeros")] = 0
     shares = columns if name == "softmax" else torch.full_like(columns, math.nan)
     return columns, shares, _even(tokens, Tq, causal and Tq > 1, columns.dtype), totals, not causal and Tq > 1
 
 
-BACKENDS: dict[str, Callable[[Call, Weigh | str | None, Tensor | None], Found]] = {
+BACKENDS: dict[str, Callable[[Call, Weigh | Rows | str | None, Tensor | None], Found]] = {
     "flash": _by_flash,
     "chunked": _by_chunks,
     "fused": _by_kernel,

@@ -26,6 +26,7 @@ class _Open:
     tokens: Tensor
     asks: Tensor  # bool [B, T]: queries that were seen
     cached: bool  # some keys are older than this pass
+    lone: bool  # a single query asks
     ahead: bool
     backend: str
 
@@ -36,7 +37,7 @@ class _Open:
         parts = (seen.columns, seen.shares, seen.even, seen.totals, seen.value_norm)
         cached = seen.queries < asks.shape[1]
         sums = (x.float().cpu() for x in parts)
-        return cls(*sums, seen.tokens.cpu(), asks.cpu(), cached, seen.ahead, seen.backend)
+        return cls(*sums, seen.tokens.cpu(), asks.cpu(), cached, seen.queries == 1, seen.ahead, seen.backend)
 
     def goes_on_in(self, later: "_Open") -> bool:
         """Whether the later call's queries are new tokens of the sequences seen so far."""
@@ -59,7 +60,7 @@ class _Open:
 
         return _Open(
             sum_with("columns"), sum_with("shares"), sum_with("even"), self.totals + later.totals, later.value_norm,
-            later.tokens, asks, self.cached, self.ahead or later.ahead,
+            later.tokens, asks, self.cached, later.lone, self.ahead or later.ahead,
             self.backend if self.backend == later.backend else f"{self.backend}, {later.backend}",
         )  # fmt: skip
 
@@ -83,7 +84,8 @@ class Tally:
         if later.keys() == self.open.keys() and all(self.open[i].goes_on_in(later[i]) for i in later):
             self.open = {i: self.open[i].with_more(later[i]) for i in later}
             return
-        short = {i: part for i, part in later.items() if part.cached and i in self.open}
+        # one query on as many keys or fewer; several on one more are a whole text beside a learned key bias
+        short = {i: part for i, part in later.items() if part.cached and i in self.open and part.lone}
         cut = [i for i, part in short.items() if part.tokens.shape[1] <= self.open[i].tokens.shape[1]]
         if cut:
             raise ValueError(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lab.attention import flash
 from lab.attention.calls import Call, attending
-from lab.attention.sinks import BACKENDS, REFUSALS, Seen, Weigh, choose, measure
+from lab.attention.sinks import BACKENDS, REFUSALS, Rows, Seen, Weigh, choose, measure
 from lab.attention.tally import Tally
+from lab.attention.use import Using
 from lab.models import Loaded
 
 
@@ -21,9 +22,7 @@ class Sinks:
 
     def __init__(self, model: Loaded, tally: Tally, backend: str, weigh: Weigh | str | None) -> None:
         self.model, self.tally, self.backend, self.weigh = model, tally, backend, weigh
-        self._running = (
-            False  # inside a forward pass of the model: a call outside of one is computed again for gradients
-        )
+        self._running = False  # inside a pass of the model: a call outside of one is computed again for gradients
         self._batch: dict[int, Seen] = {}
 
     def result(self) -> xr.Dataset:
@@ -53,14 +52,17 @@ class Sinks:
                 f"layer {call.layer} of {self.model.name} asks for attention twice in a pass, the second time in "
                 f"{type(call.module).__name__}: which of the two to show is not known here"
             )
-        backend = choose(call, self.weigh) if self.backend == "auto" else self.backend
+        weigh = self.weigh
+        if weigh is None and isinstance(call.inside, Using):
+            weigh = Rows(call.inside.answer(call).weights)  # what the model computes with, learned weights and all
+        backend = choose(call, weigh) if self.backend == "auto" else self.backend
         overheard = flash.Overheard() if backend == "flash" else None
         with overheard or nullcontext():
             out = call.own()
         heard = [] if overheard is None else overheard.found
         # one query beside a cache is computed as several of one shared head, and its lse has that shape
         fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3]
-        self._batch[call.layer] = measure(call, backend, self.weigh, heard[0] if fits else None)
+        self._batch[call.layer] = measure(call, backend, weigh, heard[0] if fits else None)
         return out
 
 
@@ -94,6 +96,7 @@ def watch(
         row_mass      sum_k A_ik, 1 for a softmax
         entropy       -sum_k p_ik log p_ik in nats, with p = share; effective_keys: 1 / sum_k p_ik^2
         distance      sum_k p_ik (i - k), tokens looked back; ahead counts negative
+        zeros         of the visible keys, the share whose weight is exactly 0; 0 for a softmax, whatever may underflow
         sink_logit    the weight of a learned sink logit (gpt-oss), 0 without one
     support [position]: sequences that have it; queries [position]: mean number of queries behind alpha_k; length
     [sequence]; backend [layer].

@@ -19,6 +19,7 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     sink_rate    the share of heads and texts with alpha_1 > threshold (Gu et al., ICLR 2025)
     lift         first over what even attention would give it, H_T / T of T tokens
     row_mass     mean sum of a row of weights: 1 for softmax, less where a normalizer may decline
+    zeros        the share of visible keys whose weight is exactly 0
     kurtosis     E (x - mean)^4 / variance^2 over all numbers of a layer's states; 3 for a normal distribution
     peak         max |x| over the median |x|
     variance     of a layer's states, over all of them
@@ -39,6 +40,7 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
         "sink_rate": first.sink_rate.isel(threshold=0).mean("head").values.tolist(),
         "lift": first.lift.mean("head").values.tolist(),
         "row_mass": seen.row_mass.mean(("head", "sequence")).values.tolist(),
+        "zeros": seen.zeros.mean(("head", "sequence")).values.tolist(),
     }
     shapes = [_shape(states[layer]) for layer in range(model.depth + 1)]
     return found | {name: [shape[name] for shape in shapes] for name in shapes[0]}
