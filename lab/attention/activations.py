@@ -1,15 +1,14 @@
 """Outliers among the hidden states of a corpus, layer by layer: what goes with attention sinks, as a rule."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from lab.capture.batches import Batch
+from lab.capture.checks import Count, Examples, Layers
 from lab.capture.passes import read
-from lab.capture.states import Examples, default_budget, plain_source
+from lab.capture.states import plain_source
 from lab.models import Loaded
 
 MASSIVE, TIMES = 100.0, 1000.0  # Sun et al.'s two conditions
@@ -18,10 +17,10 @@ MASSIVE, TIMES = 100.0, 1000.0  # Sun et al.'s two conditions
 def activations(
     model: Loaded,
     texts: Examples,
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     *,
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
+    max_length: Count | None = None,
+    batch_tokens: Count | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """How far the largest coordinates of the hidden states stand out; padding is never read.
@@ -41,7 +40,7 @@ def activations(
 
     Raises as lab.capture.states does, and ValueError for texts without a token.
     """
-    source, numbers = plain_source(model, texts, layers, "layer", max_length)
+    source, numbers = plain_source(model, texts, layers, "layer", max_length, batch_tokens)
     n = len(source.lengths)
     found = {layer: np.full((n, 11), np.nan) for layer in numbers}
     length = np.zeros(n, dtype=int)
@@ -62,8 +61,7 @@ def activations(
             length[batch.index] = lengths
         here.clear()
 
-    budget = batch_tokens or default_budget(model, source)
-    read(model, source, numbers, see, done, budget=budget, progress=progress)
+    read(model, source, numbers, see, done, budget=batch_tokens, progress=progress)
     if not length.all():
         raise ValueError(f"texts {np.flatnonzero(length == 0)[:9].tolist()} have no token: leave them out")
     every = np.stack([found[layer] for layer in numbers])  # [layer, sequence, 11]
