@@ -14,13 +14,12 @@ from lab.attention.calls import Call, attending
 from lab.attention.sinks import BACKENDS, REFUSALS, Rows, Seen, Weigh, choose, measure
 from lab.attention.tally import Tally
 from lab.attention.use import Using
-from lab.models import Loaded
 
 
 class Sinks:
     """What was seen so far; a watched pass that fails half-way leaves nothing."""
 
-    def __init__(self, model: Loaded, tally: Tally, backend: str, weigh: Weigh | str | None) -> None:
+    def __init__(self, model: Any, tally: Tally, backend: str, weigh: Weigh | str | None) -> None:
         self.model, self.tally, self.backend, self.weigh = model, tally, backend, weigh
         self._running = False  # inside a pass of the model: a call outside of one is computed again for gradients
         self._batch: dict[int, Seen] = {}
