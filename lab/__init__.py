@@ -11,6 +11,7 @@ Reading order, which is also the direction the data flows; nothing imports upwar
     attention  who weighs whom, and sinks        with lab.attention.use(model, "softpick"): ...
     probes     what a layer knows                lab.probes.retrieval(queries, documents)
     geometry   how the space bends               lab.geometry.measure(states)
+    training   small models trained here         lab.training.language_model(lab.training.corpus(texts))
     stats      what a difference means           lab.stats.bootstrap(scores, along="example")
     plots      arrays in, figures out            lab.plots.layer_curves(estimates)
     reports    run notebooks, render, index      lab.reports.run("notebooks/tour.ipynb")
@@ -23,8 +24,8 @@ from importlib import import_module
 from types import ModuleType
 
 ROOMS = (
-    "data", "blocks", "models", "kernels", "pooling", "capture", "attention", "probes", "geometry", "stats", "plots",
-    "reports",
+    "data", "blocks", "models", "kernels", "pooling", "capture", "attention", "probes", "geometry", "training",
+    "stats", "plots", "reports",
 )  # fmt: skip
 
 __version__ = "0.1.0"
