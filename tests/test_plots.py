@@ -46,7 +46,7 @@ def test_curves_along_any_axis_leave_out_what_was_not_measured():
     figure = plots.curves(values, "step", lines="run", title="t", unit="nats", across="steps", log="x")
     assert [trace.name for trace in figure.data] == ["a&lt;b&gt;", "c"]
     assert (list(figure.data[0].x), list(figure.data[0].y)) == ([1, 100], [1, 3])
-    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "linear")
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", None)
     assert figure.layout.xaxis.title.text == "steps"
     with pytest.raises(ValueError, match=r"\['layer'\] missing"):
         plots.curves(values, "layer", lines="run", title="t", unit="u")

@@ -86,8 +86,9 @@ def curves(
             line={"dash": DASHES[i % len(DASHES)], "color": "gray", "width": 1.5},
             hovertemplate=f"{html.escape(name)}: {height:.3f}<extra></extra>",
         )
-    figure.update_xaxes(title=across or along, type="log" if "x" in log else "linear")
-    figure.update_yaxes(title=unit, type="log" if "y" in log else "linear")
+    spaced = {"type": "log", "dtick": "D2", "tickformat": "~g"}  # 1, 2, 5, 10, each as a number
+    figure.update_xaxes(title=across or along, **spaced if "x" in log else {})
+    figure.update_yaxes(title=unit, **spaced if "y" in log else {})
     return quiet(figure, title=title)
 
 
