@@ -75,7 +75,7 @@ class Loaded:
         refuse_wrapped(self.model)  # it may have been compiled since
         return watching(self.model, self.places_of(layers, site), see)
 
-    def last_state(self, **inputs: Tensor) -> Tensor:
+    def last_state(self, **inputs: Any) -> Tensor:
         """The last layer's state of one forward pass."""
         seen: dict[int, Tensor] = {}
         with self.watching(seen.__setitem__, [self.depth]):
