@@ -25,6 +25,9 @@ endif
 # PyTorch's Linux wheels on the default index carry CUDA; elsewhere they do not, and have no "+cpu" label
 cpu_label := $(if $(filter Linux,$(shell uname -s)),+cpu)
 
+# a process a core up to four, each with a copy of torch and the bundled model in memory
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
+
 .PHONY: help report test lint lab bench clean
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -33,7 +36,7 @@ report: $(READY) ## run every notebook and leave reports/index.html
 	.venv/bin/lab report $(ARGS)
 
 test: lint ## lint, every test, every notebook at preset=smoke
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff on code and notebooks
 	.venv/bin/ruff check .
