@@ -6,6 +6,8 @@ from torch import Tensor
 from lab.geometry.space import Space, space
 from lab.geometry.spectrum import participation_ratio
 
+BLOCK = 2**19  # pairs at once: 4 MB, which caches hold
+
 
 def anisotropy(x: Tensor | Space, centred: bool = False) -> Tensor:
     """Mean cosine over all pairs of distinct rows: 0 for directions spread evenly, 1 when all point the same way.
@@ -73,13 +75,14 @@ def uniformity(x: Tensor | Space, t: float = 2.0) -> Tensor:
 
 def _mean_kernel(u: Tensor, t: float) -> Tensor:
     own, n = u.square().sum(1), len(u)
-    step = max(1, 2**22 // n)
+    step = max(1, BLOCK // n)
     sums, most = [], []
-    for begin in range(0, n, step):
-        rows = torch.arange(begin, min(begin + step, n), device=u.device)
-        square = torch.addmm(own[None], u[rows], u.T, alpha=-2).add_(own[rows, None])
-        square[rows - begin, rows] = torch.inf
+    for begin in range(0, n - 1, step):  # rows of a block against themselves and what follows: each pair once
+        rows, others = slice(begin, begin + step), slice(begin, None)
+        square = torch.addmm(own[None, others], u[rows], u[others].T, alpha=-2).add_(own[rows, None])
+        square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril_(), torch.inf)
         least = square.min()
-        sums.append((square - least).mul_(-t).exp_().sum())
+        sums.append(square.sub_(least).mul_(-t).exp_().sum())
         most.append(-t * least)
-    return (torch.stack(sums).log() + torch.stack(most)).logsumexp(0) - torch.tensor(n * (n - 1.0)).log()
+    pairs = u.new_tensor(n * (n - 1) / 2)
+    return (torch.stack(sums).log() + torch.stack(most)).logsumexp(0) - pairs.log()

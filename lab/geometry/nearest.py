@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 2**22  # distances in memory at once
+BLOCK = 2**19  # distances at once: 4 MB, which caches hold
 CLOSE = 1e-6  # of |x|^2 + |y|^2: below it the product's squared distance has lost more than half of its digits
 
 
