@@ -28,7 +28,7 @@ def isoscore(x: Tensor | Space) -> Tensor:
     """(PR - 1) / (D - 1), PR the participation ratio of the covariance: 0 for a line, 1 for equal variances. [*L].
 
     The paper's steps, from the normalised principal variances to the defect of isotropy and a rescaling, give this
-    number exactly. Rows are examples (the published package takes columns). Unchanged by shift, scale and rotation,
+    number exactly. Rows are examples. Unchanged by shift, scale and rotation,
     changed by a stretch. NaN where all rows are one point and for D = 1.
 
     Rudman et al., 2022, algorithm 1 (number recalled). https://arxiv.org/abs/2108.07344
