@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import geometry
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, textbook
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +82,22 @@ def test_the_interpreter_is_not_measured(monkeypatch):
     )
     assert done.returncode == 2
     assert "would measure the interpreter" in done.stderr
+
+
+def test_every_number_of_a_space_is_timed_and_its_plain_form_answers_alike(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "geometry.py"), "--layers", "2", "--examples", "60"]
+    done = subprocess.run(
+        [*command, "--dim", "16", "--rounds", "1", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH')}"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("geometry-*.md")
+    rows = [line.strip("| ").split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if "|" in line]
+    names = {row[0] for row in rows}
+    assert names >= {*geometry.METRICS, *geometry.COLLAPSE, *geometry.SIMILARITIES}
+    apart = {row[0]: float(row[4]) for row in rows if len(row) == 5 and row[0] != "number"}
+    assert len(apart) > 20
+    assert {name: far for name, far in apart.items() if far > 1e-3} == {}

@@ -61,7 +61,7 @@ def test_the_debiased_form_knows_strangers_where_the_biased_one_does_not():
 
 
 def test_debiased_batches_are_averaged_before_the_ratio():
-    """ckatorch overwrites: what it gives is the last batch alone. Averaged HSIC_1 of batches comes close to the whole."""
+    """ckatorch overwrites: the last batch alone. Averaged HSIC_1 of batches comes near the whole."""
     x, y = pair(n=600)
     parts = []
     for rows in torch.arange(600).split(60):

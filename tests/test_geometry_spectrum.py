@@ -56,6 +56,12 @@ def test_equal_values_are_counted_and_a_point_is_none(name):
     assert number(torch.full((9, 4), 3.7), centred=False).item() == pytest.approx(1, abs=1e-5)
 
 
+def test_equal_rows_are_one_point_whatever_their_mean_rounds_to():
+    rows = torch.tensor([[0.1, 1e7 / 3, -7.3]], dtype=torch.float64).repeat(7, 1)
+    assert (rows - rows.mean(0)).abs().max() > 0  # what a plain mean leaves
+    assert geometry.participation_ratio(rows).item() == 0
+
+
 def test_centring_is_what_each_says_it_is_by_default():
     x = torch.randn(40, 5) + 4
     for name, centred in CENTRED.items():
