@@ -69,8 +69,8 @@ def stitch(
             f"of {first.n} rows, held_out={held_out} leaves {first.n - tested} to train, of which anchors={anchors} "
             f"must be at most all, and ridge={ridge} must be above 0"
         )
-    test, train = torch.from_numpy(order[:tested]), torch.from_numpy(order[tested:])
-    truth = grouped.index.cpu()
+    truth = grouped.index
+    test, train = (torch.from_numpy(part).to(truth.device) for part in (order[:tested], order[tested:]))
     onehot = torch.nn.functional.one_hot(truth[train], len(grouped.names)).double()
     one, two = (relative_to(side, side.x[train[:anchors]]) for side in (first, second))
     absolute = _decoder(first.x[train], onehot, ridge)
@@ -95,7 +95,9 @@ def _decoder(x: Tensor, onehot: Tensor, ridge: float) -> Callable[[Tensor], Tens
     penalty = ridge * near.square().sum() / len(x)
     tall = len(x) >= x.shape[1]
     gram = near.T @ near if tall else near @ near.T
-    root = torch.linalg.cholesky(gram + penalty.clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype))
+    root = torch.linalg.cholesky(
+        gram + penalty.clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype, device=x.device)
+    )
     target = onehot - bias
     weight = torch.cholesky_solve(near.T @ target, root) if tall else near.T @ torch.cholesky_solve(target, root)
     return lambda rows: (rows - middle) @ weight + bias
