@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lab import geometry
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, cost, textbook
 
 ROOT = Path(__file__).parents[1]
@@ -157,3 +158,22 @@ def test_what_the_compiler_cannot_take_is_said_in_the_row(benchmark, monkeypatch
     assert row["compile_missing"] == "RuntimeError: no lowering for this"
     assert "compile_forward_ratio" not in row
     assert row["eager_forward_ratio"] > 0
+
+
+def test_every_number_of_a_space_is_timed_and_its_plain_form_answers_alike(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "geometry.py"), "--layers", "2", "--examples", "60"]
+    done = subprocess.run(
+        [*command, "--dim", "16", "--rounds", "1", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH')}"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("geometry-*.md")
+    rows = [line.strip("| ").split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if "|" in line]
+    names = {row[0] for row in rows}
+    assert names >= {*geometry.METRICS, *geometry.COLLAPSE, *geometry.SIMILARITIES}
+    apart = {row[0]: float(row[4]) for row in rows if len(row) == 5 and row[0] != "number"}
+    assert len(apart) > 20
+    assert {name: far for name, far in apart.items() if far > 1e-3} == {}

@@ -1,35 +1,37 @@
 """How an embedding space bends: one function per number, batched over layers and pools."""
 
-import numpy as np
-import torch
-import xarray as xr
-
-from lab.geometry.isotropy import anisotropy
+from lab.geometry.agreement import cknna, mutual_knn, rsa
+from lab.geometry.cca import pwcca, svcca
+from lab.geometry.classes import Classes
+from lab.geometry.collapse import cdnv, nc1, nc2_angles, nc2_norms, nc3, nc4, nearest_centre
+from lab.geometry.fourier import low_frequency, patch_low_frequency
+from lab.geometry.gram import linear_cka, rbf_cka
+from lab.geometry.isotropy import alignment, anisotropy, isoscore, uniformity
+from lab.geometry.neighbours import antihubs, duplicates, hubness, levina_bickel, two_nn, two_nn_mle
+from lab.geometry.panel import COLLAPSE, METRICS, measure
 from lab.geometry.projection import project
-from lab.geometry.similarity import cka, linear_cka
-from lab.geometry.spectrum import effective_rank
+from lab.geometry.redundancy import angular_distance, block_influence
+from lab.geometry.relative import Stitched, relative_to, stitch
+from lab.geometry.shape import angular, procrustes
+from lab.geometry.similarity import SIMILARITIES, cka, compare
+from lab.geometry.space import Space
+from lab.geometry.spectrum import (
+    effective_rank,
+    matrix_entropy,
+    participation_ratio,
+    rankme,
+    spectral_exponent,
+    stable_rank,
+)
+from lab.geometry.trajectories import PerText, curvature, prompt_entropy
+from lab.geometry.views import dime, infonce, lidar
 
-METRICS = {"anisotropy": anisotropy, "effective_rank": effective_rank}
-
-__all__ = ["METRICS", "anisotropy", "cka", "effective_rank", "linear_cka", "measure", "project"]
-
-
-def measure(states: xr.Dataset) -> xr.Dataset:
-    """Every metric of METRICS for every layer and pool of captured states: one variable per metric [layer, pool].
-
-    states: what lab.capture.states or open_store returns; one layer and pool is in memory at a time. Layers narrower
-    than the widest are measured at their own width. Raises ValueError for fewer than two examples.
-    """
-    h = states["h"].transpose("layer", "pool", "example", "dim")
-    if h.sizes["example"] < 2:
-        raise ValueError(f"a space needs at least two examples; got {h.sizes['example']}")
-    widths = states["width"].values if "width" in states else np.full(h.sizes["layer"], h.sizes["dim"])
-    found = {name: np.empty(h.shape[:2]) for name in METRICS}
-    for cell in np.ndindex(*h.shape[:2]):
-        x = torch.from_numpy(h[cell][:, : widths[cell[0]]].values)
-        for name, metric in METRICS.items():
-            found[name][cell] = metric(x)
-    return xr.Dataset(
-        {name: (("layer", "pool"), values) for name, values in found.items()},
-        coords={axis: h[axis] for axis in ("layer", "pool")},
-    )
+__all__ = [
+    "COLLAPSE", "METRICS", "SIMILARITIES", "Classes", "PerText", "Space", "Stitched", "alignment", "angular",
+    "angular_distance", "anisotropy", "antihubs", "block_influence", "cdnv", "cka", "cknna", "compare", "curvature",
+    "dime", "duplicates", "effective_rank", "hubness", "infonce", "isoscore", "levina_bickel", "lidar", "linear_cka",
+    "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1", "nc2_angles", "nc2_norms", "nc3", "nc4",
+    "nearest_centre", "participation_ratio", "patch_low_frequency", "procrustes", "project", "prompt_entropy", "pwcca",
+    "rankme", "rbf_cka", "relative_to", "rsa", "spectral_exponent", "stable_rank", "stitch", "svcca", "two_nn",
+    "two_nn_mle", "uniformity",
+]  # fmt: skip

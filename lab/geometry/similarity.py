@@ -1,88 +1,111 @@
-"""How alike two spaces of the same examples are, whatever their widths and rotations."""
+"""How alike two layers are, for all pairs of layers at once: each layer is prepared once, then compared."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
+
+from lab.geometry import agreement, cca, gram, shape
+from lab.geometry.space import Space
+
+HOLD = 2**30  # bytes of prepared layers in memory at once; beyond them a layer is read and prepared again
 
 
-def linear_cka(x: Float[Tensor, "N D"], y: Float[Tensor, "M E"]) -> float:
-    """Debiased linear centred kernel alignment: HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)), K = X X', L = Y Y'.
+class Similarity(NamedTuple):
+    """prepare(rows) -> what one layer gives, score(a, b) -> float."""
 
-    With the diagonals of K and L set to zero,
-        HSIC_1 = [tr(K L) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 / (n-2) 1'K L 1] / (n (n-3)),
-    here from X'Y, so that no n x n matrix is made. 1 for spaces equal up to rotation, shift and scale; about 0 for
-    independent ones at any n, where the biased form still gives .60 for n = 256 Gaussian rows of width 384. Slightly
-    below 0 is possible. One coordinate that dwarfs all others makes any two spaces that share it alike.
-
-    HSIC_1: Song et al., 2012, Feature selection via dependence maximization, eq. 5 (number recalled). CKA: Kornblith
-    et al., 2019. https://arxiv.org/abs/1905.00414
-    Raises ValueError for fewer than four rows, or another number of rows in y. NaN where a space is a single point.
-    """
-    if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"x and y must have the same rows, at least four; got {len(x)} and {len(y)}")
-    x, y = _centred(x), _centred(y)
-    return _aligned(x, y, _hsic(x, x), _hsic(y, y))
+    prepare: Callable[[Tensor], Any]
+    score: Callable[[Any, Any], float]
+    rows: int = 2  # fewest examples
+    centred: bool = True  # what prepare is given
+    symmetric: bool = True
 
 
-def _centred(x: Tensor) -> Tensor:
-    """In float64, around its mean: a shift changes nothing but the rounding."""
-    return x.double() - x.double().mean(0)
+SIMILARITIES = {
+    "linear_cka": Similarity(gram.linear_prepare, gram.linear_score, rows=4),
+    "rbf_cka": Similarity(gram.rbf_prepare, gram.rbf_score, rows=4),
+    "svcca": Similarity(cca.svcca_prepare, cca.svcca_score, rows=3),
+    "pwcca": Similarity(cca.pwcca_prepare, cca.pwcca_score, rows=3, symmetric=False),
+    "procrustes": Similarity(shape.procrustes_prepare, shape.procrustes_score),
+    "angular": Similarity(shape.procrustes_prepare, shape.angular_score),
+    "mutual_knn": Similarity(agreement.mutual_prepare, agreement.mutual_score, centred=False),
+    "cknna": Similarity(agreement.cknna_prepare, agreement.cknna_score, centred=False),
+    "rsa": Similarity(agreement.rsa_prepare, agreement.rsa_score, rows=3),
+}
 
 
-def _aligned(x: Tensor, y: Tensor, xx: float, yy: float) -> float:
-    """The alignment of two centred spaces, xx and yy being what each has with itself."""
-    return float(_hsic(x, y) / np.sqrt(xx * yy)) if min(xx, yy) > 0 else float("nan")
-
-
-def _hsic(x: Tensor, y: Tensor) -> float:
-    n = len(x)
-    xx, yy = x.square().sum(1), y.square().sum(1)
-    k, l = x @ x.sum(0) - xx, y @ y.sum(0) - yy  # noqa: E741 (rows sums of K and L without their diagonals)
-    trace = (x.T @ y).square().sum() - xx @ yy
-    return float((trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ l)) / (n * (n - 3)))
-
-
-def cka(states: xr.Dataset, other: xr.Dataset | None = None) -> xr.DataArray:
-    """linear_cka of every layer with every layer, in each pool: cka[pool, layer, layer_].
+def compare(
+    states: xr.Dataset, other: xr.Dataset | None = None, by: str = "linear_cka", *, progress: bool = True
+) -> xr.DataArray:
+    """A number of SIMILARITIES, at its defaults, of every layer with every layer in each pool: [pool, layer, layer_].
 
     other: states of the same examples from another model or checkpoint, for layer_; the same states when not given.
-    Two layers are in memory at a time. Raises ValueError for other examples or pools, and for fewer than four examples.
+    procrustes and angular are distances, the others similarities; pwcca takes its weights from `layer`. Layers are
+    read one at a time; what is prepared of them is held up to 1 GiB. Raises ValueError for an unknown name, other
+    examples or pools, and states that are not finite.
     """
+    if by not in SIMILARITIES:
+        raise ValueError(f"no similarity {by!r}; there are {list(SIMILARITIES)}")
     a, b = states, states if other is None else other
     if a.sizes["example"] != b.sizes["example"] or a.pool.values.tolist() != b.pool.values.tolist():
         raise ValueError(
             f"states must have the same examples and pools; got {a.sizes['example']} and {b.sizes['example']}, "
             f"{a.pool.values.tolist()} and {b.pool.values.tolist()}"
         )
-    if a.sizes["example"] < 4:
-        raise ValueError(f"states must be of at least four examples; got {a.sizes['example']}: capture more texts")
-    own_a = _own(a)
-    own_b = own_a if other is None else _own(b)
-    found = np.empty((*own_a.shape, b.sizes["layer"]))
-    for p, i in np.ndindex(own_a.shape):
-        x = _space(a, i, p)
-        for j in range(found.shape[2]):
-            if other is None and j < i:
-                found[p, i, j] = found[p, j, i]
-            else:
-                found[p, i, j] = _aligned(x, _space(b, j, p), own_a[p, i], own_b[p, j])
+    kind = SIMILARITIES[by]
+    if a.sizes["example"] < kind.rows:
+        raise ValueError(f"{by} needs at least {kind.rows} examples; got {a.sizes['example']}")
+    halved = other is None and kind.symmetric
+    found = np.empty((a.sizes["pool"], a.sizes["layer"], b.sizes["layer"]))
+    with tqdm(total=found.shape[0] * found.shape[1], unit="layer", desc=by, leave=False, disable=not progress) as bar:
+        for p in range(found.shape[0]):
+            first = _Prepared(a, p, kind)
+            second = first if other is None else _Prepared(b, p, kind)
+            for i in range(found.shape[1]):
+                one = first(i)
+                for j in range(i if halved else 0, found.shape[2]):
+                    found[p, i, j] = kind.score(one, second(j))
+                    if halved:
+                        found[p, j, i] = found[p, i, j]
+                bar.update()
     coords = {"pool": a.pool, "layer": a.layer, "layer_": b.layer.values}
-    return xr.DataArray(found, dims=("pool", "layer", "layer_"), coords=coords, name="cka")
+    return xr.DataArray(found, dims=("pool", "layer", "layer_"), coords=coords, name=by)
 
 
-def _own(states: xr.Dataset) -> np.ndarray:
-    """HSIC_1 of every space with itself, [pool, layer]."""
-    found = np.empty((states.sizes["pool"], states.sizes["layer"]))
-    for p, i in np.ndindex(found.shape):
-        x = _space(states, i, p)
-        found[p, i] = _hsic(x, x)
-    return found
+class _Prepared:
+    """Prepared layers of one pool, kept while they fit."""
+
+    def __init__(self, states: xr.Dataset, pool: int, kind: Similarity) -> None:
+        self.states, self.pool, self.kind = states, pool, kind
+        self.kept: dict[int, Any] = {}
+        self.held = 0
+
+    def __call__(self, layer: int) -> Any:
+        if layer in self.kept:
+            return self.kept[layer]
+        here = Space(rows(self.states, layer, self.pool))
+        made = self.kind.prepare(here.centred.x if self.kind.centred else here.x)
+        size = sum(part.nbytes for part in (made if isinstance(made, tuple) else (made,)))
+        if self.held + size <= HOLD:
+            self.kept[layer] = made
+            self.held += size
+        return made
 
 
-def _space(states: xr.Dataset, layer: int, pool: int) -> Tensor:
-    """One layer's vectors, centred."""
+def cka(states: xr.Dataset, other: xr.Dataset | None = None) -> xr.DataArray:
+    """linear_cka of every layer with every layer, in each pool: cka[pool, layer, layer_]. `compare` has the others.
+
+    other: states of the same examples from another model or checkpoint, for layer_; the same states when not given.
+    Raises ValueError for other examples or pools, and for fewer than four examples.
+    """
+    return compare(states, other, "linear_cka", progress=False).rename("cka")
+
+
+def rows(states: xr.Dataset, layer: int, pool: int) -> Tensor:
+    """The rows of one layer and pool [example, dim], at the layer's own width."""
     width = int(states["width"][layer]) if "width" in states else states.sizes["dim"]
-    vectors = states.h.isel(layer=layer, pool=pool).transpose("example", "dim").values[:, :width]
-    return _centred(torch.from_numpy(vectors))
+    return torch.from_numpy(states.h.isel(layer=layer, pool=pool).transpose("example", "dim").values[:, :width])
