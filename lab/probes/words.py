@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lab.probes.linear import stratified_splits
+from lab.probes.folds import stratified_splits
 from lab.probes.retrieval import mean_ranks
 
 
