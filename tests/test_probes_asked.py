@@ -296,6 +296,17 @@ def test_graded_ranks_are_scikit_learns_without_ties():
         assert float(got.recall) == pytest.approx((ranks <= 5).mean())
 
 
+def test_one_answer_for_each_query_is_a_graded_ranking():
+    draw = np.random.default_rng(1)
+    q = draw.normal(size=(30, 4))
+    d = 0.8 * q + draw.normal(size=(30, 4))
+    one, graded = probes.retrieval(states(q), states(d)), probes.graded_retrieval(states(q), states(d), np.eye(30))
+    np.testing.assert_allclose(one.ndcg_at_10, graded.ndcg)
+    np.testing.assert_allclose(one.reciprocal_rank, graded.reciprocal_rank)
+    np.testing.assert_array_equal(one.found_at_10, graded.recall)
+    assert 0 < float(one.found_at_10.mean()) < 1
+
+
 def test_equal_cosines_count_as_all_their_orders_do():
     """Four documents in one direction, two of them relevant: the mean over all 24 orders."""
     q, d = np.array([[1.0, 0.0]]), np.array([[1.0, 0], [2, 0], [3, 0], [4, 0], [-1, 0]])

@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_limits
 
 from lab import probes
 from lab.probes.cells import checked_cells
-from lab.probes.fits import FITS, discriminant, ridge
+from lab.probes.fits import discriminant, ridge
 from lab.probes.folds import multilabel_folds, plain_folds, stratified_folds, stratified_splits
 from lab.probes.linear import classified
-from lab.probes.nested import held_out, wrong
+from lab.probes.logistic import logistic
+from lab.probes.nested import FITS, held_out, wrong
 from lab.probes.sums import gather
 
 
@@ -110,6 +111,8 @@ def test_as_accurate_as_logistic_regression():
     ours = probes.linear(states(x), y, progress=False)
     best = max((told_by(LogisticRegression(C=c, max_iter=1000), x, y) == y).mean() for c in (0.01, 0.1, 1.0))
     assert float(ours.correct.mean()) > best - 0.02  # pixels are no Gaussians: the price there
+    exact = probes.linear(states(x), y, fit="logistic", penalty=[1.0, 10.0, 100.0], progress=False)
+    assert float(exact.correct.mean()) == pytest.approx(best, abs=0.005)
     text_like, labels = blobs(600, 40, 6, gap=0.35)
     ours = probes.linear(states(text_like), labels, progress=False).correct.mean().item()
     theirs = [
@@ -117,6 +120,35 @@ def test_as_accurate_as_logistic_regression():
         for c in (0.001, 0.01, 0.1)
     ]
     assert ours > max(theirs) - 0.005
+
+
+@pytest.mark.parametrize(("n", "dim"), [(150, 8), (60, 90)], ids=["n > d", "n < d"])
+@pytest.mark.parametrize("penalty", [0.5, 30.0])
+def test_logistic_is_scikit_learns(n, dim, penalty):
+    x, y = blobs(n, dim)
+    y[y == 2] = np.where(np.arange((y == 2).sum()) < 6, 2, 1)  # unequal classes
+    x = (3 + 5 * x).astype(np.float32).astype(float)
+    one_hot = torch.eye(3, dtype=torch.double)[y]
+    weights, bias = logistic(torch.as_tensor(x), one_hot, [penalty, 1000.0])
+    scale = StandardScaler().fit(x)
+    peer = LogisticRegression(C=1 / penalty, max_iter=10_000, tol=1e-9).fit(scale.transform(x), y)
+    ours = (torch.as_tensor(x) @ weights[0] + bias[0]).softmax(-1).numpy()
+    np.testing.assert_allclose(ours, peer.predict_proba(scale.transform(x)), atol=3e-3)
+    lost = [-np.log(p[np.arange(n), y]).sum() for p in (ours, peer.predict_proba(scale.transform(x)))]
+    size = [np.square(weights[0].numpy() * scale.scale_[:, None]).sum(), np.square(peer.coef_).sum()]
+    objective = [a + penalty / 2 * b for a, b in zip(lost, size, strict=True)]
+    assert objective[0] == pytest.approx(objective[1], rel=5e-4)
+
+
+def test_logistic_says_when_it_did_not_settle_and_leaves_out_what_it_never_saw(monkeypatch):
+    x, y = blobs(60, 5)
+    one_hot = torch.eye(4, dtype=torch.double)[y]
+    weights, bias = logistic(torch.as_tensor(x), one_hot, [10.0])
+    assert bias[0, 3] == -torch.inf
+    assert torch.isfinite(weights).all()
+    monkeypatch.setattr(sys.modules["lab.probes.logistic"], "STEPS", 2)
+    with pytest.warns(RuntimeWarning, match="did not settle at penalties 0.001"):
+        logistic(torch.as_tensor(x), one_hot, [0.001])
 
 
 def test_the_discriminant_sees_a_class_between_two_others_and_ridge_does_not():
@@ -150,7 +182,7 @@ def test_choosing_inside_the_folds_is_what_it_says(fit):
     def mistakes(train, test, penalty):
         part = torch.full((90,), -1)
         part[torch.as_tensor(train)] = 0
-        weights, bias = FITS[fit](gather(cell, one_hot, part, 1).total(), [penalty])
+        weights, bias = FITS[fit](cell, one_hot, part, 1)((), [penalty])
         said = (cell.kept[torch.as_tensor(test)] @ weights[0] + bias[0]).argmax(-1).numpy()
         return (said != y[test]).sum(), said
 
@@ -160,7 +192,8 @@ def test_choosing_inside_the_folds_is_what_it_says(fit):
         lost = [sum(mistakes((fold != f) & (fold != g), fold == g, a)[0] for g in others) for a in penalties]
         chosen.append(max(a for a, one in zip(penalties, lost, strict=True) if one == min(lost)))
         said[fold == f] = mistakes(fold != f, fold == f, chosen[-1])[1]
-    outputs, best = held_out(cell, one_hot, torch.as_tensor(fold), 4, FITS[fit], penalties, wrong)
+    told_fold = torch.as_tensor(fold)
+    outputs, best = held_out(cell, one_hot, told_fold, 4, FITS[fit](cell, one_hot, told_fold, 4), penalties, wrong)
     assert best.tolist() == chosen
     assert np.array_equal(outputs.argmax(-1).numpy(), said)
     assert len(set(chosen)) > 1 or chosen[0] not in (penalties[0], penalties[-1])

@@ -8,7 +8,7 @@ import torch
 from lab.models.loaded import Loaded
 
 
-def quantized(model: Loaded, bits: int) -> Loaded:
+def quantized(model: Loaded, bits: object) -> Loaded:
     """A copy of the model whose weight matrices are rounded to 2^bits - 1 levels in each row, evenly and around 0.
 
     w' = s round(w / s), s = max |row| / (2^(bits - 1) - 1): what post-training quantisation by rounding to nearest does

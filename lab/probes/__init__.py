@@ -15,6 +15,7 @@ words_linear, words_retrieval    what the bare words give away
 from lab.probes.control import control_labels, first_words, selectivity
 from lab.probes.depth import depth
 from lab.probes.description import description_length
+from lab.probes.fits import PENALTIES
 from lab.probes.linear import linear
 from lab.probes.neighbours import centroid, neighbours
 from lab.probes.recover import recover
@@ -26,6 +27,7 @@ from lab.probes.trained import AttentiveProbe, attentive, mlp
 from lab.probes.words import words_linear, words_retrieval
 
 __all__ = [
+    "PENALTIES",
     "AttentiveProbe",
     "attentive",
     "centroid",

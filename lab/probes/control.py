@@ -7,9 +7,10 @@ import torch
 import xarray as xr
 
 from lab.probes.cells import checked_cells
-from lab.probes.fits import FITS, PENALTIES, checked_penalties
+from lab.probes.fits import PENALTIES, checked_penalties
 from lab.probes.folds import chance, codes, stratified_folds
 from lab.probes.linear import classified
+from lab.probes.nested import FITS
 
 
 def selectivity(

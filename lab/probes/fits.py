@@ -18,7 +18,7 @@ def ridge(sums: Sums, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
     S holds the standard deviations of the columns: they are standardised within these rows, and the intercept is not
     penalised. Hoerl & Kennard, 1970.
     """
-    mean, inverse, scatter = _standardised(sums)
+    mean, inverse, scatter = standardised(sums)
     right = inverse[:, None] * (sums.xy - sums.x[:, None] * sums.y / sums.n)
     weights = inverse[:, None] * _solved(scatter, right, penalties)
     return weights, sums.y / sums.n - mean @ weights
@@ -33,7 +33,7 @@ def discriminant(sums: Sums, penalties: Sequence[float]) -> tuple[Tensor, Tensor
 
     Fisher, 1936; Friedman, 1989, Regularized discriminant analysis (recalled): his gamma, with a in its place.
     """
-    mean, inverse, scatter = _standardised(sums)
+    mean, inverse, scatter = standardised(sums)
     seen = sums.y > 0
     # the means of the classes [K, D], standardised, around the mean of all
     means = torch.where(seen[:, None], sums.xy.mT / sums.y.clamp(min=1)[:, None] - mean, 0) * inverse
@@ -43,9 +43,6 @@ def discriminant(sums: Sums, penalties: Sequence[float]) -> tuple[Tensor, Tensor
     half = 0.5 * (means.mT * weights).sum(1)
     weights = inverse[:, None] * weights
     return weights, prior - half - mean @ weights
-
-
-FITS = {"discriminant": discriminant, "ridge": ridge}
 
 
 def checked_penalties(penalty: float | Sequence[float], folds: int) -> tuple[float, ...]:
@@ -61,7 +58,7 @@ def checked_penalties(penalty: float | Sequence[float], folds: int) -> tuple[flo
     return found
 
 
-def _standardised(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
+def standardised(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [D], inverse standard deviation [D], 0 for constant columns, and the standardised scatter [D, D]."""
     mean = sums.x / sums.n
     scatter = sums.xx - sums.x[:, None] * mean

@@ -8,9 +8,9 @@ import xarray as xr
 from tqdm import tqdm
 
 from lab.probes.cells import Cells, checked_cells
-from lab.probes.fits import FITS, PENALTIES, checked_penalties
+from lab.probes.fits import PENALTIES, checked_penalties
 from lab.probes.folds import chance, codes, stratified_folds
-from lab.probes.nested import held_out, wrong
+from lab.probes.nested import FITS, held_out, wrong
 
 
 def linear(
@@ -32,9 +32,10 @@ def linear(
     document), so that the probe cannot read the group instead of the label. States are standardised inside each
     training fold. penalty: one number, added to the sum of squares of standardised columns, or several, of which
     each training fold chooses by its own inner folds (three folds or more).
-    fit: "discriminant", Gaussians of one regularised covariance, as accurate as logistic regression on text states
-    and fitted without iterations; or "ridge", ridge regression on one-hot labels, which overlooks a class that lies
-    between two others. layers: of the states' layers, all when not given. device: where the arithmetic is done.
+    fit: "discriminant", Gaussians of one regularised covariance, fitted without iterations; "ridge", ridge regression
+    on one-hot labels, which overlooks a class that lies between two others; or "logistic", multinomial logistic
+    regression, better where classes are far from Gaussian, many times slower, its training rows in memory.
+    layers: of the states' layers, all when not given. device: where the arithmetic is done.
 
     One layer and pool is in memory at a time, or a gigabyte of it, the rest read again as it is needed: the fits need
     sums only.
@@ -79,7 +80,8 @@ def classified(
     chosen = np.empty((*cells.shape, folds))
     bar = tqdm(cells, total=np.prod(cells.shape), unit="probe", desc=desc, leave=False, disable=desc is None)
     for where, cell in bar:
-        outputs, chosen[where] = held_out(cell, one_hot, where_held, folds, FITS[fit], penalties, wrong)
+        train = FITS[fit](cell, one_hot, where_held, folds)
+        outputs, chosen[where] = held_out(cell, one_hot, where_held, folds, train, penalties, wrong)
         prediction[where] = outputs.argmax(-1).cpu().numpy()
     correct = names[prediction] == y
     return xr.Dataset(

@@ -1,6 +1,7 @@
 """Cross-validation inside cross-validation: each fold's penalty is chosen without looking at it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -8,14 +9,17 @@ import torch
 from torch import Tensor
 
 from lab.probes.cells import Cell
+from lab.probes.fits import discriminant, ridge
+from lab.probes.logistic import logistic
 from lab.probes.sums import Sums, gather
 
 Fit = Callable[[Sums, Sequence[float]], tuple[Tensor, Tensor]]
+Train = Callable[[tuple[int, ...], Sequence[float]], tuple[Tensor, Tensor]]  # without these folds, at these penalties
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [n, A, C] and targets [n, C] -> [A], summed over the rows
 
 
 def held_out(
-    cell: Cell, y: Tensor, fold: Tensor, folds: int, fit: Fit, penalties: Sequence[float], loss: Loss
+    cell: Cell, y: Tensor, fold: Tensor, folds: int, train: Train, penalties: Sequence[float], loss: Loss
 ) -> tuple[Tensor, np.ndarray]:
     """What each row is given by the fit that did not see its fold [N, C], and the penalty of each fold [folds].
 
@@ -23,12 +27,10 @@ def held_out(
     stronger of equals. Leaving out f and g serves both f and g, so there are folds (folds - 1) / 2 inner fits. Rows
     of one group share a fold, so groups are whole there too.
     """
-    sums = gather(cell, y, fold, folds)
-    total = sums.total()
     lost = torch.zeros(folds, len(penalties), dtype=torch.double, device=y.device)
     if len(penalties) > 1:
         for f, g in combinations(range(folds), 2):
-            weights, bias = fit(total - sums.part(f) - sums.part(g), penalties)
+            weights, bias = train((f, g), penalties)
             for own, other in ((f, g), (g, f)):
                 for at, x in cell.rows(fold == other):
                     lost[own] += loss(_outputs(x, weights, bias), y[at])
@@ -36,10 +38,44 @@ def held_out(
     best = [len(penalties) - 1 - int(row.flip(0).argmin()) for row in lost.cpu()]
     outputs = torch.empty_like(y)
     for f, chosen in enumerate(best):
-        weights, bias = fit(total - sums.part(f), [penalties[chosen]])
+        weights, bias = train((f,), [penalties[chosen]])
         for at, x in cell.rows(fold == f):
             outputs[at] = _outputs(x, weights, bias)[:, 0]
     return outputs, np.array([penalties[chosen] for chosen in best])
+
+
+def from_sums(fit: Fit, cell: Cell, y: Tensor, fold: Tensor, folds: int) -> Train:
+    """Trains from sums: gathered once, and what is left out is taken away from them."""
+    sums = gather(cell, y, fold, folds)
+    total = sums.total()
+
+    def train(without: tuple[int, ...], penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+        left = total
+        for number in without:
+            left = left - sums.part(number)
+        return fit(left, penalties)
+
+    return train
+
+
+def from_rows(fit: Callable, cell: Cell, y: Tensor, fold: Tensor, folds: int) -> Train:
+    """Trains from the rows themselves, all of the training folds in memory."""
+
+    def train(without: tuple[int, ...], penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+        there = (fold >= 0) & (fold < folds)
+        for number in without:
+            there &= fold != number
+        return fit(torch.cat([x for _, x in cell.rows(there)]), y[there], penalties)
+
+    return train
+
+
+# how a linear classifier is trained on the rows of some folds
+FITS = {
+    "discriminant": partial(from_sums, discriminant),
+    "ridge": partial(from_sums, ridge),
+    "logistic": partial(from_rows, logistic),
+}
 
 
 def _outputs(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lab.probes.cells import Cells, checked_cells
 from lab.probes.fits import PENALTIES, checked_penalties, ridge
 from lab.probes.folds import multilabel_folds, plain_folds
-from lab.probes.nested import held_out, squared
+from lab.probes.nested import from_sums, held_out, squared
 
 
 def regression(
@@ -111,11 +111,13 @@ def _fitted(
 ) -> tuple[np.ndarray, np.ndarray]:
     targets = torch.as_tensor(y, device=cells.device)
     where_held = torch.as_tensor(fold, device=cells.device)
+    folds = int(fold.max()) + 1
     outputs = np.empty((*cells.shape, *y.shape))
-    chosen = np.empty((*cells.shape, fold.max() + 1))
+    chosen = np.empty((*cells.shape, folds))
     bar = tqdm(cells, total=np.prod(cells.shape), unit="probe", desc=desc, leave=False, disable=desc is None)
     for where, cell in bar:
-        found, chosen[where] = held_out(cell, targets, where_held, int(fold.max()) + 1, ridge, penalties, squared)
+        train = from_sums(ridge, cell, targets, where_held, folds)
+        found, chosen[where] = held_out(cell, targets, where_held, folds, train, penalties, squared)
         outputs[where] = found.cpu().numpy()
     return outputs, chosen
 

@@ -13,7 +13,8 @@ def retrieval(queries: xr.Dataset, documents: xr.Dataset) -> xr.Dataset:
     queries, documents: from lab.capture.states, with the same layers, pools and number of examples; example i of
     one belongs to example i of the other. Returns variables over [layer, pool, example]: rank (1 is best; ties
     share their mean rank, so a collapsed space gets no lucky first place), reciprocal_rank = 1 / rank (its mean is
-    the MRR) and found_at_10 = rank <= 10 (its mean is recall@10).
+    the MRR), found_at_10 = rank <= 10 (its mean is recall@10) and ndcg_at_10 = 1 / log2(1 + rank) up to rank 10, 0
+    beyond, the nDCG of one relevant document.
 
     MRR: Voorhees, 1999, TREC-8 question answering track; the pairing of documentation with its code as in
     CodeSearchNet, Husain et al., 2019. https://arxiv.org/abs/1909.09436
@@ -27,10 +28,18 @@ def retrieval(queries: xr.Dataset, documents: xr.Dataset) -> xr.Dataset:
         [ranks(torch.from_numpy(a.values), torch.from_numpy(b.values)).numpy() for a, b in zip(q, d, strict=True)]
     )
     dims = ("layer", "pool", "example")
-    return xr.Dataset(
-        {"rank": (dims, rank), "reciprocal_rank": (dims, 1 / rank), "found_at_10": (dims, rank <= 10)},
-        coords={axis: q[axis] for axis in dims},
-    )
+    numbers = by_rank(rank)
+    return xr.Dataset({name: (dims, one) for name, one in numbers.items()}, coords={axis: q[axis] for axis in dims})
+
+
+def by_rank(rank: np.ndarray) -> dict[str, np.ndarray]:
+    """What is told from the rank of the one document that answers."""
+    return {
+        "rank": rank,
+        "reciprocal_rank": 1 / rank,
+        "found_at_10": rank <= 10,
+        "ndcg_at_10": np.where(rank <= 10, 1 / np.log2(1 + rank), 0),
+    }
 
 
 def ranks(queries: Float[Tensor, "*P N D"], documents: Float[Tensor, "*P N D"]) -> Float[Tensor, "*P N"]:

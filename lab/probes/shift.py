@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lab.probes.cells import Cell, Cells, checked_cells
 from lab.probes.fits import PENALTIES, checked_penalties, discriminant
 from lab.probes.folds import codes, stratified_folds
-from lab.probes.nested import held_out, wrong
+from lab.probes.nested import from_sums, held_out, wrong
 from lab.probes.sums import gather
 
 
@@ -93,9 +93,11 @@ def _judged(
     for where, cell in bar:
         away = _like(there.cell(where), cell)
         folds = torch.as_tensor(fold, device=here.device)
-        told, _ = held_out(cell, _one_hot(code, names), folds, int(folds.max()) + 1, discriminant, penalties, wrong)
+        one_hot, count = _one_hot(code, names), int(folds.max()) + 1
+        train_on = from_sums(discriminant, cell, one_hot, folds, count)
+        told, _ = held_out(cell, one_hot, folds, count, train_on, penalties, wrong)
         at_home[where] = (told.argmax(-1) == code).double().mean().item()
-        weights = _chosen_fit(cell, _one_hot(code, names), folds, penalties)
+        weights = _chosen_fit(cell, one_hot, folds, penalties)
         few = _chosen_fit(away, _one_hot(other, names), torch.as_tensor(part, device=here.device), penalties)
         for protocol, (w, b) in enumerate((weights, few)):
             for at, x in away:
