@@ -81,3 +81,16 @@ def test_the_interpreter_is_not_measured(monkeypatch):
     )
     assert done.returncode == 2
     assert "would measure the interpreter" in done.stderr
+
+
+def test_the_probes_benchmark_holds_each_against_ours(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    sizes = ["--tiny", "--texts", "120", "--classes", "3", "--rounds", "1", "--folder", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "probes.py"), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("probes-*.md")
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows if " 1.0 |" in row][:1] == ["lab, one penalty"]
+    assert sum("LogisticRegression" in row for row in rows) == 3
+    assert page.read_text(encoding="utf-8") in done.stdout

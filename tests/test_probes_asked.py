@@ -307,6 +307,18 @@ def test_one_answer_for_each_query_is_a_graded_ranking():
     assert 0 < float(one.found_at_10.mean()) < 1
 
 
+def test_retrieval_reads_each_layer_at_its_own_width_and_refuses_what_is_not_finite():
+    draw = np.random.default_rng(2)
+    q, d = draw.normal(size=(2, 20, 4))
+    narrow = [np.c_[one[:, :2], np.full((20, 2), np.nan)] for one in (q, d)]
+    both = [states(a, b).assign(width=("layer", [2, 4])) for a, b in zip(narrow, (q, d), strict=True)]
+    found = probes.retrieval(*both)["rank"]
+    np.testing.assert_array_equal(found[0], probes.retrieval(states(q[:, :2]), states(d[:, :2]))["rank"][0])
+    np.testing.assert_array_equal(found[1], probes.retrieval(states(q), states(d))["rank"][0])
+    with pytest.raises(ValueError, match="layer 0, pool mean has NaN"):
+        probes.retrieval(states(narrow[0], q), states(narrow[1], d))
+
+
 def test_equal_cosines_count_as_all_their_orders_do():
     """Four documents in one direction, two of them relevant: the mean over all 24 orders."""
     q, d = np.array([[1.0, 0.0]]), np.array([[1.0, 0], [2, 0], [3, 0], [4, 0], [-1, 0]])

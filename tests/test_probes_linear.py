@@ -215,6 +215,14 @@ def test_labels_of_the_held_out_fold_have_no_say_in_it():
     assert not np.array_equal(one.prediction[0, 0, ~here], two.prediction[0, 0, ~here])
 
 
+def test_two_folds_leave_none_to_choose_in():
+    x, y = blobs()
+    found = probes.linear(states(x), y, folds=2, progress=False)
+    assert set(found.penalty.values.ravel()) == {100.0}
+    assert found.identical(probes.linear(states(x), y, folds=2, penalty=100.0, progress=False))
+    assert len(probes.linear(states(x), y, folds=3, progress=False).attrs["penalties"]) == 10
+
+
 def test_noise_is_told_at_chance_and_penalties_keep_it_from_worse():
     draw = np.random.default_rng(0)
     found = probes.linear(states(draw.normal(size=(300, 250))), draw.integers(0, 3, 300), progress=False)
@@ -337,7 +345,7 @@ def test_a_class_that_a_group_hides_is_not_named_unseen():
         ([0, 1] * 15, {"fit": "svm"}, "fit must be one of"),
         ([0, 1] * 15, {"penalty": 0.0}, "penalties must be positive"),
         ([0, 1] * 15, {"penalty": []}, "penalties must be positive"),
-        ([0, 1] * 15, {"folds": 2}, "needs 3 folds or more; got 2"),
+        ([0, 1] * 15, {"folds": 2, "penalty": [1.0, 2.0]}, "needs 3 folds or more; got 2"),
         ([0, 1] * 14, {}, "states hold 30 examples"),
         ([0, 1, 2] * 2 + [0, 1] * 12, {"folds": 5}, "'2' has 2"),
     ],

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from lab.probes.cells import checked_cells
-from lab.probes.fits import PENALTIES, checked_penalties
+from lab.probes.fits import checked_penalties
 from lab.probes.folds import chance, codes, stratified_folds
 from lab.probes.linear import classified
 from lab.probes.nested import FITS
@@ -21,7 +21,7 @@ def selectivity(
     controls: int = 5,
     groups: Iterable | None = None,
     folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     fit: str = "discriminant",
     layers: Sequence[int] | None = None,
     seed: int = 0,

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lab.probes.cells import Cell, checked_cells
-from lab.probes.fits import PENALTIES, checked_penalties, discriminant
+from lab.probes.fits import checked_penalties, discriminant
 from lab.probes.folds import codes, stratified_splits
 from lab.probes.sums import Sums, gather
 
@@ -22,7 +22,7 @@ def description_length(
     labels: Iterable,
     *,
     ends: Sequence[float] = ENDS,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",

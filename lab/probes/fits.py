@@ -9,6 +9,7 @@ from torch import Tensor
 from lab.probes.sums import Sums
 
 PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 10))  # beside the sum of squares of a standardised column, n
+ONE = 100.0  # where there is no fold left to choose in
 CONSTANT = 1e-12  # a column with less of the whole's variance than this, in the training rows, is left out
 
 
@@ -45,8 +46,13 @@ def discriminant(sums: Sums, penalties: Sequence[float]) -> tuple[Tensor, Tensor
     return weights, prior - half - mean @ weights
 
 
-def checked_penalties(penalty: float | Sequence[float], folds: int) -> tuple[float, ...]:
-    """Penalties from weak to strong; ValueError for none, for any not positive, and for no fold to choose in."""
+def checked_penalties(penalty: float | Sequence[float] | None, folds: int) -> tuple[float, ...]:
+    """Penalties from weak to strong, the usual ten for None, or one of 100 where two folds leave none to choose in.
+
+    ValueError for an empty list, for any not positive, and for several without a fold to choose in.
+    """
+    if penalty is None:
+        return (ONE,) if folds == 2 else PENALTIES
     found = tuple(sorted(float(a) for a in (penalty if hasattr(penalty, "__iter__") else [penalty])))
     if not found or not all(0 < a < float("inf") for a in found):
         raise ValueError(f"penalties must be positive and finite, one or more; got {found}")

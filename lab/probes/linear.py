@@ -8,7 +8,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from lab.probes.cells import Cells, checked_cells
-from lab.probes.fits import PENALTIES, checked_penalties
+from lab.probes.fits import checked_penalties
 from lab.probes.folds import chance, codes, stratified_folds
 from lab.probes.nested import FITS, held_out, wrong
 
@@ -19,7 +19,7 @@ def linear(
     *,
     groups: Iterable | None = None,
     folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     fit: str = "discriminant",
     layers: Sequence[int] | None = None,
     seed: int = 0,
@@ -31,7 +31,8 @@ def linear(
     labels: one per example; groups: examples that must not be split between training and test (a module, a
     document), so that the probe cannot read the group instead of the label. States are standardised inside each
     training fold. penalty: one number, added to the sum of squares of standardised columns, or several, of which
-    each training fold chooses by its own inner folds (three folds or more).
+    each training fold chooses by its own inner folds (three folds or more); when not given PENALTIES, or 100 with two
+    folds.
     fit: "discriminant", Gaussians of one regularised covariance, fitted without iterations; "ridge", ridge regression
     on one-hot labels, which overlooks a class that lies between two others; or "logistic", multinomial logistic
     regression, better where classes are far from Gaussian, many times slower, its training rows in memory.

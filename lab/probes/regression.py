@@ -8,7 +8,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from lab.probes.cells import Cells, checked_cells
-from lab.probes.fits import PENALTIES, checked_penalties, ridge
+from lab.probes.fits import checked_penalties, ridge
 from lab.probes.folds import multilabel_folds, plain_folds
 from lab.probes.nested import from_sums, held_out, squared
 
@@ -20,7 +20,7 @@ def regression(
     names: Sequence[str] | None = None,
     groups: Iterable | None = None,
     folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -64,7 +64,7 @@ def multilabel(
     names: Sequence[str] | None = None,
     groups: Iterable | None = None,
     folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",

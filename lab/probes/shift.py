@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lab.probes.cells import Cell, Cells, checked_cells
-from lab.probes.fits import PENALTIES, checked_penalties, discriminant
+from lab.probes.fits import checked_penalties, discriminant
 from lab.probes.folds import codes, stratified_folds
 from lab.probes.nested import from_sums, held_out, wrong
 from lab.probes.sums import gather
@@ -25,7 +25,7 @@ def shifted(
     select: float = 0.2,
     shots: int = 16,
     folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    penalty: float | Sequence[float] | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
