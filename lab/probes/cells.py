@@ -1,7 +1,7 @@
 """The states of one layer and pool at a time, checked, in float64, from memory or from a store larger than it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +37,10 @@ class Cells:
         h, width = self.h[where], int(self.widths[where[0]])
         size = self.n if self.n * width <= self.held else max(1, self.held // (8 * width))
         first = _read(h, slice(0, size), width, self.device)
-        spread = first.std(0, correction=0)
-        moved = Cell(h, width, size, self.device, first.mean(0), torch.where(spread > 0, spread, 1), None)
-        return replace(moved, kept=moved.moved(first)) if size >= self.n else moved
+        shift = first.mean(0)
+        spread = torch.linalg.vector_norm(first.sub_(shift), dim=0) / len(first) ** 0.5
+        scale = torch.where(spread > 0, spread, 1)
+        return Cell(h, width, size, self.device, shift, scale, first.div_(scale) if size >= self.n else None)
 
     def coords(self, *axes: str) -> dict[str, xr.DataArray]:
         return {axis: self.h[axis] for axis in axes}
@@ -62,7 +63,7 @@ class Cell:
     kept: Tensor | None
 
     def moved(self, x: Tensor) -> Tensor:
-        return (x - self.shift) / self.scale
+        return x.sub(self.shift).div_(self.scale)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         if self.kept is not None:
@@ -117,4 +118,5 @@ def _check_finite(cells: Cells, where: tuple[int, int]) -> None:
 
 
 def _read(h: xr.DataArray, at: slice, width: int, device: torch.device) -> Tensor:
-    return torch.as_tensor(h[at, :width].values, device=device).double()
+    """A copy of its own, in float64."""
+    return torch.as_tensor(h[at, :width].values).to(device, torch.double, copy=True)

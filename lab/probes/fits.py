@@ -10,6 +10,7 @@ from lab.probes.sums import Sums
 
 PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 10))  # beside the sum of squares of a standardised column, n
 ONE = 100.0  # where there is no fold left to choose in
+MANY = 7  # one eigendecomposition takes the time of so many Cholesky factors
 CONSTANT = 1e-12  # a column with less of the whole's variance than this, in the training rows, is left out
 
 
@@ -75,6 +76,15 @@ def standardised(sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _solved(matrix: Tensor, right: Tensor, penalties: Sequence[float]) -> Tensor:
-    """(matrix + a I)^-1 right for each a, [A, D, C]: by Cholesky, as LU of a batch may hang on a CPU."""
-    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return torch.stack([torch.cholesky_solve(right, torch.linalg.cholesky(matrix + a * eye)) for a in penalties])
+    """(matrix + a I)^-1 right for each a, [A, D, C]; without LU, which may hang on a CPU for a batch."""
+    if len(penalties) >= MANY:
+        values, vectors = torch.linalg.eigh(matrix)
+        along = vectors.mT @ right
+        shrunk = torch.cat([along / (values.clamp(min=0) + a)[:, None] for a in penalties], dim=1)
+        return (vectors @ shrunk).view(len(matrix), len(penalties), -1).transpose(0, 1)
+    found = []
+    for a in penalties:
+        lifted = matrix.clone()
+        lifted.diagonal().add_(a)
+        found.append(torch.cholesky_solve(right, torch.linalg.cholesky(lifted)))
+    return torch.stack(found)
