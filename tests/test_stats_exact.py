@@ -25,6 +25,7 @@ SAMPLES = {
     "plain": [0.3, -0.1, 0.7, 0.2, 0.5, -0.4],
     "ties": [1, 1, -1, 2, 2, 2, -3],
     "zeros": [0, 0, 1, 2, -1, 3],
+    "more zeros": [0, 0, 0, 1, 2, -3, 4],
     "two": [1, 2],
     "one sided": [1, 2, 3, 4, 5],
     "all zero": [0, 0, 0],
@@ -143,6 +144,7 @@ def test_effect_sizes_by_hand():
     values = [3.0, 1.0, -2.0, 0.0]
     assert float(stats.cohen_dz(pairs(values))) == pytest.approx(0.5 / np.std(values, ddof=1))
     assert float(stats.rank_biserial(pairs(values))) == pytest.approx((3 + 1 - 2) / 6)
+    assert float(stats.rank_biserial(pairs([0, 0, 5, -1]))) == pytest.approx(1 / 3)
     a, b = [1, 2, 3], [2, 2, 0, 5]
     want = np.mean([np.sign(x - y) for x in a for y in b])
     assert float(stats.cliffs_delta(pairs(a), pairs(b))) == pytest.approx(want)
