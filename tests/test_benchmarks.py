@@ -177,3 +177,16 @@ def test_every_number_of_a_space_is_timed_and_its_plain_form_answers_alike(tmp_p
     apart = {row[0]: float(row[4]) for row in rows if len(row) == 5 and row[0] != "number"}
     assert len(apart) > 20
     assert {name: far for name, far in apart.items() if far > 1e-3} == {}
+
+
+def test_the_probes_benchmark_holds_each_against_ours(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    sizes = ["--tiny", "--texts", "120", "--classes", "3", "--rounds", "1", "--folder", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "probes.py"), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("probes-*.md")
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows if " 1.0 |" in row][:1] == ["lab, one penalty"]
+    assert sum("LogisticRegression" in row for row in rows) == 3
+    assert page.read_text(encoding="utf-8") in done.stdout

@@ -2,6 +2,7 @@
 
 from lab.data.files import read
 from lab.data.images import digits
+from lab.data.noise import noisy
 from lab.data.texts import corpus, docstrings, manifest
 
-__all__ = ["corpus", "digits", "docstrings", "manifest", "read"]
+__all__ = ["corpus", "digits", "docstrings", "manifest", "noisy", "read"]

@@ -5,6 +5,7 @@ from lab.models.fingerprint import fingerprint
 from lab.models.load import bundled, load
 from lab.models.loaded import Loaded, describe
 from lab.models.places import SITES
+from lab.models.quantized import quantized
 from lab.models.tiny import TINY, tiny
 from lab.models.twin import untrained
 from lab.models.wrap import wrap
@@ -18,6 +19,7 @@ __all__ = [
     "describe",
     "fingerprint",
     "load",
+    "quantized",
     "tiny",
     "untrained",
     "wrap",

@@ -2,6 +2,7 @@
 
 from lab.plots.bars import ratio_dots
 from lab.plots.curves import curves, layer_curves
+from lab.plots.forest import forest
 from lab.plots.grids import heat_table, mosaic
 from lab.plots.images import image_grid
 from lab.plots.maps import point_maps
@@ -10,6 +11,7 @@ from lab.plots.trade import trade_offs
 
 __all__ = [
     "curves",
+    "forest",
     "heat_table",
     "image_grid",
     "layer_curves",

@@ -1,8 +1,52 @@
-"""What a layer knows: every layer and pool of captured states, asked the same question."""
+"""What a layer knows: every layer and pool of captured states, asked the same question.
 
+linear, regression, multilabel   labels, numbers and label sets by closed-form linear maps, cross-validated
+mlp, attentive                   a small network, or attention over the tokens, where a linear map is not enough
+neighbours, centroid             nothing fitted: the nearest examples, the nearest class centre
+selectivity                      above what could be learned by heart: control tasks
+description_length               how few bits the labels cost once the states are known
+depth                            the layer where a concept appears and the one where it has arrived
+shifted                          which layer's classifier holds out of distribution
+retrieval, graded_retrieval, similarity    the space as it is: ranks, nDCG, recall, correlation with scores
+recover                          how much of one space a linear map gets back from another
+words_linear, words_retrieval    what the bare words give away
+"""
+
+from lab.probes.control import control_labels, first_words, selectivity
+from lab.probes.depth import depth
+from lab.probes.description import description_length
+from lab.probes.fits import PENALTIES
 from lab.probes.linear import linear
+from lab.probes.neighbours import centroid, neighbours
 from lab.probes.recover import recover
+from lab.probes.regression import multilabel, regression
 from lab.probes.retrieval import ranks, retrieval
+from lab.probes.shift import shifted
+from lab.probes.similarity import graded_retrieval, similarity
+from lab.probes.trained import AttentiveProbe, attentive, mlp
 from lab.probes.words import words_linear, words_retrieval
 
-__all__ = ["linear", "ranks", "recover", "retrieval", "words_linear", "words_retrieval"]
+__all__ = [
+    "PENALTIES",
+    "AttentiveProbe",
+    "attentive",
+    "centroid",
+    "control_labels",
+    "depth",
+    "description_length",
+    "first_words",
+    "graded_retrieval",
+    "linear",
+    "mlp",
+    "multilabel",
+    "neighbours",
+    "ranks",
+    "recover",
+    "regression",
+    "retrieval",
+    "selectivity",
+    "shifted",
+    "similarity",
+    "words_linear",
+    "words_retrieval",
+]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lab.probes.linear import stratified_splits
-from lab.probes.retrieval import mean_ranks
+from lab.probes.folds import stratified_splits
+from lab.probes.retrieval import by_rank, mean_ranks
 
 
 def words_retrieval(queries: Iterable[str], documents: Iterable[str]) -> xr.Dataset:
@@ -19,9 +19,7 @@ def words_retrieval(queries: Iterable[str], documents: Iterable[str]) -> xr.Data
     d = vectorizer.fit_transform(documents)
     q = vectorizer.transform(queries)
     rank = mean_ranks(torch.from_numpy((q @ d.T).toarray())).numpy()
-    return xr.Dataset(
-        {"rank": ("example", rank), "reciprocal_rank": ("example", 1 / rank), "found_at_10": ("example", rank <= 10)}
-    )
+    return xr.Dataset({name: ("example", numbers) for name, numbers in by_rank(rank).items()})
 
 
 def words_linear(

@@ -1,0 +1,39 @@
+"""What a difference means: intervals, exact tests, effect sizes, and how many seeds it would take.
+
+bootstrap     the mean and its percentile interval, over examples
+bca           the same, corrected for bias and skewness
+levels        the same over seeds x data sets x examples, each level drawn inside the one above or beside it
+sign_flip     exact permutation test of paired differences, with the smallest p it could have given
+wilcoxon      the signed-rank test, exact with ties too
+holm          what is left of many p-values in one declared family
+cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of chances
+power         how many seeds would show this?
+compare       all of it for designs side by side, in one table; lab.plots.forest draws it
+"""
+
+from lab.stats.bca import bca
+from lab.stats.bootstrap import bootstrap
+from lab.stats.compare import compare
+from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
+from lab.stats.exact import TESTS, sign_flip, wilcoxon
+from lab.stats.holm import holm
+from lab.stats.levels import levels
+from lab.stats.power import power
+from lab.stats.words import best, in_words
+
+__all__ = [
+    "TESTS",
+    "bca",
+    "best",
+    "bootstrap",
+    "cliffs_delta",
+    "cohen_dz",
+    "compare",
+    "holm",
+    "in_words",
+    "levels",
+    "power",
+    "rank_biserial",
+    "sign_flip",
+    "wilcoxon",
+]
