@@ -82,6 +82,20 @@ def test_labels_cost_what_the_code_says():
     np.testing.assert_allclose(found.compression[0, 0], 40 * math.log2(3) / sum(want))
 
 
+def test_the_penalty_of_a_block_is_chosen_by_the_blocks_before_it():
+    x, y = blobs(200, 30, 3, gap=0.4)
+    penalties = [0.1, 30.0, 3000.0]
+    alone = np.stack(
+        [probes.description_length(states(x), y, penalty=a, progress=False).block_bits[0, 0] for a in penalties]
+    )
+    together = probes.description_length(states(x), y, penalty=penalties, progress=False).block_bits[0, 0].values
+    known = np.cumsum(alone, axis=1)
+    # before any block is coded all are equal, and the strongest is taken
+    chosen = [2, *(2 - int(known[::-1, i - 1].argmin()) for i in range(1, alone.shape[1]))]
+    assert len(set(chosen)) > 1
+    np.testing.assert_allclose(together, alone[chosen, range(alone.shape[1])])
+
+
 def test_easy_labels_cost_few_bits_and_random_ones_about_all():
     x, y = blobs(600, 10, 4, gap=2.0)
     noise = np.random.default_rng(1).normal(size=(600, 10))
