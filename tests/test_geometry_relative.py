@@ -62,15 +62,20 @@ def test_stitching_two_spaces_that_share_nothing_is_chance():
 def test_the_decoder_is_ridge_regression(d):
     x, labels = classed(n=200, d=d)
     train, test = np.split(np.random.default_rng(5).permutation(200), [60])[::-1]
-    near = x[train] - x[train].mean(0)
     onehot = torch.eye(4, dtype=torch.float64)[labels[train]]
-    penalty = 0.1 * near.square().sum() / len(train)
-    system = torch.cat([near, penalty.sqrt() * torch.eye(d, dtype=torch.float64)])
-    target = torch.cat([onehot - onehot.mean(0), torch.zeros(d, 4, dtype=torch.float64)])
-    weight = torch.linalg.lstsq(system, target).solution
-    guess = ((x[test] - x[train].mean(0)) @ weight + onehot.mean(0)).argmax(1).numpy()
-    found = geometry.stitch(x, x, labels, anchors=10, ridge=0.1, seed=5)
-    assert found.own == found.absolute == pytest.approx((guess == labels[test]).mean())
+
+    def accuracy(z):
+        near = z[train] - z[train].mean(0)
+        penalty = 0.1 * near.square().sum() / len(train)
+        system = torch.cat([near, penalty.sqrt() * torch.eye(z.shape[1], dtype=torch.float64)])
+        target = torch.cat([onehot - onehot.mean(0), torch.zeros(z.shape[1], 4, dtype=torch.float64)])
+        weight = torch.linalg.lstsq(system, target).solution
+        guess = ((z[test] - z[train].mean(0)) @ weight + onehot.mean(0)).argmax(1).numpy()
+        return (guess == labels[test]).mean()
+
+    found = geometry.stitch(x, x, labels, anchors=3, ridge=0.1, seed=5)
+    assert found.own == found.absolute == pytest.approx(accuracy(x))
+    assert found.own_relative == pytest.approx(accuracy(geometry.relative_to(x, x[train[:3]])))
 
 
 @pytest.mark.parametrize(
