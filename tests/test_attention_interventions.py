@@ -8,7 +8,8 @@ from attention_oracle import drawn, inputs, matrices
 import lab
 from lab.attention.activations import activations
 from lab.attention.interventions import activations_set, with_sink_logit, without_keys
-from lab.attention.quantize import quantized, rounded, rounding_loss
+from lab.attention.quantize import rounding, rounding_loss
+from lab.models.quantized import rounded
 
 
 def run(model, given):
@@ -131,8 +132,8 @@ def test_coordinates_may_come_from_moments():
         (lambda m: activations_set(m, 3, {0: 0.0}), "that a block reads, 1 to 2; got 3"),
         (lambda m: activations_set(m, 1, {99: 0.0}), r"dims from 0 to 31; got \[99\]"),
         (lambda m: activations_set(m, 1, {0: 0.0}, 0), "position counts from 1"),
-        (quantized, "nothing to round"),
-        (lambda m: quantized(m, weights=1), "from 2 to 16; got 1"),
+        (rounding, "nothing to round"),
+        (lambda m: rounding(m, weights=1), "from 2 to 16; got 1"),
     ],
 )
 def test_bad_interventions_are_refused(change, says):
@@ -169,13 +170,13 @@ def test_rounded_weights_are_each_output_channels_and_come_back(name):
     want = run(model, given)
     before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
     part = model.model.h[0].attn.c_attn if name == "gpt2" else model.model.layers[0].mlp.up_proj
-    with quantized(model, weights=3):
+    with rounding(model, weights=3):
         outputs = part.weight.T if name == "gpt2" else part.weight
         assert max(len(row.unique()) for row in outputs) <= 7
         assert len(outputs.unique()) > 7
         assert not torch.allclose(run(model, given), want)
     assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
-    with quantized(model, activations=4):
+    with rounding(model, activations=4):
         assert not torch.allclose(run(model, given), want)
     assert torch.equal(run(model, given), want)
 
@@ -194,7 +195,7 @@ def test_fewer_bits_cost_more_and_the_loss_is_asked():
     assert (change[:, 0] < 0.2).all()
     with torch.inference_mode():
         assert float(found.plain) == pytest.approx(float(loss(model.model(**given), given)), rel=1e-5)
-    with quantized(model, weights=4), torch.inference_mode():
+    with rounding(model, weights=4), torch.inference_mode():
         out = model.model(**given).last_hidden_state
     want = (out - run(model, given)).norm() / run(model, given).norm()
     assert float(found.change.sel(what="weights", bits=4)) == pytest.approx(float(want), rel=1e-4)

@@ -5,13 +5,13 @@ with use(model, "softpick"): ...           the same in each attention layer of a
 with watch(model) as sinks: ...            sinks.result(): what each key received, per layer and head
 with without_keys(model, [1]): ...         nobody may look there; with_sink_logit, activations_set: other ways out
 activations(model, texts)                  how far the largest coordinates of the states stand out
-rounding_loss(model, batches)              what rounding to few bits does to its output; quantized: while a block runs
+rounding_loss(model, batches)              what rounding to few bits does to its output; rounding: while a block runs
 """
 
 from lab.attention.activations import activations
 from lab.attention.interventions import activations_set, with_sink_logit, without_keys
 from lab.attention.normalizers import NORMALIZERS
-from lab.attention.quantize import quantized, rounding_loss
+from lab.attention.quantize import rounding, rounding_loss
 from lab.attention.sparse import sparsemax_loss
 from lab.attention.use import use
 from lab.attention.watch import watch
@@ -20,7 +20,7 @@ __all__ = [
     "NORMALIZERS",
     "activations",
     "activations_set",
-    "quantized",
+    "rounding",
     "rounding_loss",
     "sparsemax_loss",
     "use",

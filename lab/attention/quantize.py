@@ -10,27 +10,14 @@ from tqdm import tqdm
 
 from lab.models import Loaded
 from lab.models.hooks import evaluating, state_of
+from lab.models.quantized import rounded
 
 BITS = (8, 6, 4, 3, 2)
 WHAT = ("weights", "activations", "both")
 
 
-def rounded(x: Tensor, bits: int, axis: int | None = None) -> Tensor:
-    """Round to nearest on 2^bits - 1 levels between -absmax and absmax: s round(x / s), s = absmax / (2^(bits-1) - 1).
-
-    axis: one absmax for each index along it (a weight's output channels are its axis 0); None: one for all of x.
-    Symmetric, so zero stays zero; a slice of zeros stays as it is. ValueError for bits outside 2 to 16.
-    """
-    if not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise ValueError(f"bits must be a whole number from 2 to 16; got {bits!r}")
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    others = [i for i in range(x.ndim) if axis is None or i != axis % x.ndim]
-    step = (wide.abs().amax(others, keepdim=True) if others else wide.abs()) / (2 ** (bits - 1) - 1)
-    return torch.where(step > 0, (wide / torch.where(step > 0, step, 1)).round() * step, wide).to(x.dtype)
-
-
 @contextmanager
-def quantized(model: Loaded, *, weights: int | None = None, activations: int | None = None) -> Iterator[Loaded]:
+def rounding(model: Loaded, *, weights: int | None = None, activations: int | None = None) -> Iterator[Loaded]:
     """Inside the block every linear layer (transformers' Conv1D too) computes with rounded numbers; restored after it.
 
     weights: bits, absmax for each output channel. activations: bits of what enters each linear layer, one absmax for
@@ -85,7 +72,7 @@ def rounding_loss(
             far, losses = 0.0, []
             with ExitStack() as hold:
                 if what != "none":
-                    hold.enter_context(quantized(model, **given))
+                    hold.enter_context(rounding(model, **given))
                 for i, batch in enumerate(batches):
                     out = model.model(**batch)
                     state = _tokens(state_of(out), batch.get("attention_mask")).float().cpu()
