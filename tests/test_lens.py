@@ -120,16 +120,19 @@ def test_cka_of_all_layers_and_of_two_models(minilm):
     assert float(between.max()) < 0.999
     with pytest.raises(ValueError, match="same examples and pools"):
         lab.geometry.cka(states, states.sel(pool=["mean"]))
-    with pytest.raises(ValueError, match="at least four examples; got 3"):
+    with pytest.raises(ValueError, match="at least 4 examples; got 3"):
         lab.geometry.cka(states.isel(example=slice(3)))
 
 
-def test_cka_takes_each_space_with_itself_once(minilm, monkeypatch):
+def test_cka_prepares_each_space_once_and_scores_each_pair_once(minilm, monkeypatch):
     from lab.geometry import similarity
 
-    calls = []
-    hsic = similarity._hsic
-    monkeypatch.setattr(similarity, "_hsic", lambda x, y: calls.append(x is y) or hsic(x, y))
+    calls, kind = [], similarity.SIMILARITIES["linear_cka"]
+    counted = kind._replace(
+        prepare=lambda x: calls.append("prepared") or kind.prepare(x),
+        score=lambda a, b: calls.append("scored") or kind.score(a, b),
+    )
+    monkeypatch.setitem(similarity.SIMILARITIES, "linear_cka", counted)
     states = lab.capture.states(minilm, lab.data.docstrings(n=8, seed=0)["text"], layers=[1, 2, 3])
     lab.geometry.cka(states)
-    assert (calls.count(True), calls.count(False)) == (3, 6)
+    assert (calls.count("prepared"), calls.count("scored")) == (3, 6)

@@ -38,7 +38,7 @@ class Call:
     dropout: float  # what the layer asks for while it trains
     hidden: Tensor | None  # what entered the attention module
     own: Callable[[], Tensor] = field(repr=False)  # the model's own answer
-    inside: Callable[["Call"], Tensor] | None  # who gives that, where it is not the model but an inner block
+    inside: Callable[["Call"], Tensor] | None = None  # who gives that, where it is not the model but an inner block
 
     def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "B H rows Tk"]:
         """Of queries start to stop - 1: q k scaling, capped, biased, not masked; float32, or wider if they are."""

@@ -139,7 +139,7 @@ def columns(
     b, h = pair // H, pair % H
     j = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    lo, hi, token, real = queries(bounds, b, j, Tq, Tk)  # of the keys these two say nothing
+    lo, hi, _place, _there = queries(bounds, b, j, Tq, Tk)  # of the keys the last two say nothing
     ks = tile(k + b * k_b + (h // G) * k_h, j.to(tl.int64) * k_t, d, (j >= lo) & (j < hi), D)
     total = tl.zeros([BLOCK_N], tl.float32)
     begin = tl.maximum(lo - (Tk - Tq), 0)
@@ -227,7 +227,7 @@ def backward_kv(
     b, group = shared // (H // G), shared % (H // G)
     j = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    lo, hi, token, real = queries(bounds, b, j, Tq, Tk)  # of the keys these two say nothing
+    lo, hi, _place, _there = queries(bounds, b, j, Tq, Tk)  # of the keys the last two say nothing
     here = (j >= lo) & (j < hi)
     wide = j.to(tl.int64)
     ks = tile(k + b * k_b + group * k_h, wide * k_t, d, here, D)

@@ -79,7 +79,7 @@ def _tokens(x: Tensor, mask: Tensor) -> Iterator[Limit]:
 
     mean, top, low = (stat(x, mode) for mode in ("mean", "max", "min"))
     n, positive = mask.sum(1), x.clamp(min=1e-6)
-    largest, log_n, wide = top.max().item(), n.max().log().item(), (top - low).max().item()
+    largest, log_n, wide = top.max().item(), math.log(n.max().item()), (top - low).max().item()
     root_n = n.to(x.dtype).sqrt()[:, None]
     # p is kept in float32, so that 1 is 1 to its rounding
     kept = 16 * torch.finfo(torch.float32).eps * max(1.0, largest)
