@@ -1,5 +1,6 @@
 """Attention statistics with known answers, their memory, and what is refused."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -219,7 +220,9 @@ print((kilobytes("VmHWM") - before) / 1024)
 def growth(*arguments):
     """MiB that one pass adds to the peak of its process."""
     command = [sys.executable, "-c", MEMORY, *map(str, arguments)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # what is freed goes back at once: else a short pass lives on what the start of the process left
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return float(run.stdout)
 
