@@ -35,9 +35,10 @@ def test_selectivity_is_low_where_types_can_be_learned_by_heart():
     by_layer = found.selectivity.mean(["pool", "fold"])
     assert float(by_layer[0]) > 0.3
     assert float(by_layer[1]) < 0.15
-    assert found.control_correct.sizes == {"control": 3, "layer": 2, "pool": 1, "example": 400}
+    assert {"score", "control", "selectivity"} <= set(found.data_vars)  # no axis takes a variable's name
+    assert found.control_correct.sizes == {"draw": 3, "layer": 2, "pool": 1, "example": 400}
     np.testing.assert_allclose(
-        found.control_correct.mean(["control", "example"]), found.control.mean("fold"), atol=1e-9
+        found.control_correct.mean(["draw", "example"]), found.control.mean("fold"), atol=1e-9
     )
     np.testing.assert_array_equal(found.prediction, probes.linear(told, y, progress=False).prediction)
 

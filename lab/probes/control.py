@@ -36,7 +36,7 @@ def selectivity(
     label for each type from the frequencies of the real ones. Everything else is as in `linear`, the folds too.
 
     Returns score and control [layer, pool, fold] (the controls' mean), selectivity = score - control, control_correct
-    [control, layer, pool, example], and correct, prediction and penalty of the task.
+    [draw, layer, pool, example], and correct, prediction and penalty of the task.
 
     Control tasks and selectivity: Hewitt & Liang, 2019. https://arxiv.org/abs/1909.03368
     Raises ValueError as `linear` does, for types of another length or missing, and where no type is shared.
@@ -60,7 +60,7 @@ def selectivity(
         for i, control in enumerate(control_labels(y, types, controls, seed))
     ]
     control = xr.concat([one["score"] for one in drawn], "control").mean("control")
-    right = xr.concat([one["correct"] for one in drawn], "control")
+    right = xr.concat([one["correct"] for one in drawn], "draw")
     return task.assign(control=control, selectivity=task["score"] - control, control_correct=right).assign_attrs(
         chance=chance(y), folds=folds, controls=controls, types=len(kinds), fit=fit, grouped=groups is not None
     )
