@@ -37,9 +37,7 @@ def test_selectivity_is_low_where_types_can_be_learned_by_heart():
     assert float(by_layer[1]) < 0.15
     assert {"score", "control", "selectivity"} <= set(found.data_vars)  # no axis takes a variable's name
     assert found.control_correct.sizes == {"draw": 3, "layer": 2, "pool": 1, "example": 400}
-    np.testing.assert_allclose(
-        found.control_correct.mean(["draw", "example"]), found.control.mean("fold"), atol=1e-9
-    )
+    np.testing.assert_allclose(found.control_correct.mean(["draw", "example"]), found.control.mean("fold"), atol=1e-9)
     np.testing.assert_array_equal(found.prediction, probes.linear(told, y, progress=False).prediction)
 
 
