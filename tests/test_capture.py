@@ -115,6 +115,26 @@ def test_layers_and_pools_are_selected_in_the_order_asked_for():
     xr.testing.assert_allclose(some.h, whole.h.sel(layer=[2, 0], pool=["max", "first"]))
 
 
+def test_every_registered_pool_is_taken_on_the_way():
+    """As by itself from the raw states; but for the one that needs attention, which a pass does not hand out."""
+    model = lab.models.tiny("llama", layers=2, dim=16, heads=2)
+    raw = lab.capture.tokens(model, TEXTS)
+    lengths = torch.from_numpy(np.bincount(raw.example.values, minlength=len(TEXTS)))
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    for name in POOLS:
+        if name == "received_attention":
+            with pytest.raises(ValueError, match="received is missing"):
+                lab.capture.states(model, TEXTS, pools=(name,))
+            continue
+        torch.manual_seed(0)
+        pool = POOLS[name](16).eval()
+        with torch.no_grad():
+            want = np.stack([pool(torch.from_numpy(h), offsets).numpy() for h in raw.h.values])
+        for pools in ((name,), {name: pool}):
+            got = lab.capture.states(model, TEXTS, pools=pools, progress=False).h[:, 0]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_a_module_of_ones_own_is_a_pool_and_its_mode_and_the_models_are_restored():
     class Noisy(torch.nn.Dropout):
         def forward(self, x, mask):

@@ -73,6 +73,30 @@ def test_holes_count_as_places_in_the_weighted_mean_of_sentence_transformers_and
     torch.testing.assert_close(ours(x, holed), ours(closed, torch.ones(3, 3, dtype=torch.bool)))
 
 
+# --- code of papers, written out ---
+
+
+def test_places_along_a_padded_batch_are_right_for_one_text_alone():
+    """RDS+ weighs position i of the padded length by i and asks no mask: right only where nothing is padded."""
+    x, mask, _, _ = drawn()
+    theirs = torch.arange(1.0, 8) / 28 @ x
+    ours = POOLS["position_mean"](6)(x, mask)
+    torch.testing.assert_close(theirs[2], ours[2])
+    assert ((theirs - ours)[:2].abs().amax(1) > 0.1).all()
+
+
+def test_the_side_of_padding_asked_of_a_whole_batch_reads_other_tokens_for_the_last():
+    """Model cards of Qwen3 and E5, PoolingAndAttn, tevatron and FlagEmbedding ask whether every row ends in a token."""
+    x, _, _, _ = drawn(empty=True)
+    mask = torch.arange(7) >= 7 - torch.tensor([[5], [1], [7], [0]])  # padded on the left, one text empty
+    padded_left = bool(mask[:, -1].all())
+    theirs = x[:, -1] if padded_left else x[torch.arange(4), mask.sum(1) - 1]
+    ours = POOLS["last"](6)(x, mask)
+    assert torch.equal(ours[:3], x[:3, -1])
+    assert not ours[3].any()
+    assert [torch.equal(a, b) for a, b in zip(theirs[:3], x[:3, -1], strict=True)] == [False, False, True]
+
+
 # --- PyTorch Geometric ---
 
 

@@ -94,7 +94,8 @@ class PositionMeanPool(LinearPool):
     """The position-weighted mean, y = sum_t t x_t / sum_t t with t = 1 .. n along the real tokens.
 
     Later tokens of a causal model have seen more, so they count more. SGPT: Muennighoff, 2022, eq. 2 in section 4
-    (equation number recalled). https://arxiv.org/abs/2202.08904
+    (equation number recalled). https://arxiv.org/abs/2202.08904 RDS+, for selecting data, has the same weights (arXiv
+    2503.01807, number recalled); its code counts places along the padded batch, which is this for one text alone.
     """
 
     def weigh(self, at: Float[Tensor, "..."], n: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
