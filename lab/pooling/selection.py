@@ -18,7 +18,7 @@ def check_choice(name: str, chosen: Tensor, x: Tensor, axes: int = 0) -> None:
         or chosen.shape[: x.ndim - 1] != x.shape[:-1]
         or (axes and not chosen.shape[-1])
     ):
-        wanted = f"{tuple(x.shape[:-1])}, the token axes of x{', then one more, not empty' * axes}"
+        wanted = f"{tuple(x.shape[:-1])}, the token axes of x{', then one more' * axes}"
         raise ValueError(f"{name} must be {wanted}; got {tuple(chosen.shape)}")
 
 
