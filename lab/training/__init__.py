@@ -13,10 +13,12 @@ from lab.training.corpus import Corpus, corpus
 from lab.training.designs import DESIGNS, Design
 from lab.training.embedder import embedder
 from lab.training.language_model import Run, language_model
+from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
 from lab.training.recipe import STUDY, Recipe
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
+from lab.training.trials import trials
 from lab.training.vitals import vitals
 
 __all__ = [
@@ -33,8 +35,10 @@ __all__ = [
     "corpus",
     "embedder",
     "language_model",
+    "layer_weights",
     "max_retrieval",
     "several",
     "together",
+    "trials",
     "vitals",
 ]
