@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from lab.training.losses.contrast import Batch, Features, InfoNCE, Loss
 from lab.training.losses.layers import depth_of, layer_vectors, of_columns, score_agreement
 
-Pairs = Sequence[tuple[int, int]]
-
 
 class Starbucks(Loss):
     """sum over pairs (l, d) of L(e^l_{1:d}) + kl sum over all but the last pair of agreement(e^l_{1:d}, e^last).
@@ -35,7 +33,7 @@ class Starbucks(Loss):
         model: nn.Module,
         inner: nn.Module | None = None,
         *,
-        pairs: Pairs,
+        pairs: Any,
         kl: float = 1.0,
         agreement: Callable[..., Tensor] = score_agreement,
         final_norm: str | None = None,
@@ -62,7 +60,7 @@ class Starbucks(Loss):
         return torch.stack(losses).sum()
 
 
-def checked_pairs(pairs: Pairs, depth: int, dim: int) -> list[tuple[int, int]]:
+def checked_pairs(pairs: Any, depth: int, dim: int) -> list[tuple[int, int]]:
     pairs = [tuple(pair) for pair in pairs]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"pairs must be a list of (layer, width); got {pairs}")
