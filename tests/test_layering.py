@@ -25,7 +25,7 @@ ROOMS = {
     "models": {"blocks"},
     "capture": {"models", "pooling"},
     "attention": {"kernels", "models", "capture"},
-    "probes": {"capture"},
+    "probes": {"data", "capture"},  # data: what a data set asks
     "geometry": {"capture"},
     "training": {"data", "blocks", "models", "kernels", "pooling", "capture", "attention"},
     "stats": set(),  # arrays in, numbers out
