@@ -30,8 +30,8 @@ ROOMS = {
     "training": {"data", "models", "kernels", "pooling", "capture", "attention"},
     "stats": set(),  # arrays in, numbers out
     "plots": set(),  # arrays in, figures out
-    "widgets": {"probes", "geometry", "stats", "plots"},  # a control may ask for another map, probe or test
 }
+ROOMS["widgets"] = set(ROOMS)  # a control may ask for another map, pass, test or training step
 ROOMS["reports"] = set(ROOMS)
 
 

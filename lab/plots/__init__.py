@@ -6,6 +6,7 @@ from lab.plots.forest import forest
 from lab.plots.grids import heat_table, mosaic
 from lab.plots.images import image_grid
 from lab.plots.maps import point_maps
+from lab.plots.morph import morphing_map
 from lab.plots.shares import place_shares, token_shares
 from lab.plots.trade import trade_offs
 
@@ -15,6 +16,7 @@ __all__ = [
     "heat_table",
     "image_grid",
     "layer_curves",
+    "morphing_map",
     "mosaic",
     "place_shares",
     "point_maps",
