@@ -81,7 +81,9 @@ def _pools(places: np.ndarray, pools: Sequence[str], start: int) -> list[dict[st
         return []
     buttons = []
     for p, pool in enumerate(pools):
-        shown = {f"sliders[{other}].visible": other == p for other in range(len(pools))} | {f"sliders[{p}].active": start}
+        shown = {f"sliders[{other}].visible": other == p for other in range(len(pools))} | {
+            f"sliders[{p}].active": start
+        }
         moved = {axis: [values] for axis, values in _xy(places[start, p]).items()}
         buttons.append({"label": pool, "method": "update", "args": [moved, shown, [0]]})
     return [{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "showactive": True}]

@@ -30,6 +30,7 @@ class Explorer(Live):
 
     _esm = script("scatter", "grid", "words", "tables", "explorer")
     _css = style()
+    alone = frozenset({"focus"})
 
     layers = traitlets.List().tag(sync=True)
     pools = traitlets.List().tag(sync=True)
@@ -44,7 +45,14 @@ class Explorer(Live):
     focus = traitlets.Int(-1).tag(sync=True)
 
     def __init__(
-        self, states: xr.Dataset, data: pd.DataFrame, text: str, model: Loaded | None, own: dict, seed: int, **shown: Any
+        self,
+        states: xr.Dataset,
+        data: pd.DataFrame,
+        text: str,
+        model: Loaded | None,
+        own: dict,
+        seed: int,
+        **shown: Any,
     ) -> None:
         self.states, self.data, self.text = states, data, text
         self._model, self._own, self._seed = model, own, seed
@@ -64,7 +72,9 @@ class Explorer(Live):
     def selected(self, numbers: Sequence[int]) -> None:
         asked = np.asarray(numbers)
         if asked.size and (asked.ndim != 1 or asked.dtype.kind not in "iu" or asked.min() < 0 or asked.max() >= self.n):
-            raise ValueError(f"selected must be whole numbers from 0 to {self.n - 1} in a row; got {plain(numbers, 80)}")
+            raise ValueError(
+                f"selected must be whole numbers from 0 to {self.n - 1} in a row; got {plain(numbers, 80)}"
+            )
         self._select(asked.astype(np.int64))
         self.send({"answer": "selected"}, [self._selected.astype("<u4").tobytes()])
 
@@ -218,7 +228,10 @@ class Explorer(Live):
             told["note"] = plain(error, 400)
         else:
             told["words"] = [plain(word, 60) for word in shares.columns]
-            told["pools"] = [{"name": str(name), "shares": finite(row)} for name, row in zip(shares.index, shares.to_numpy(), strict=True)]
+            told["pools"] = [
+                {"name": str(name), "shares": finite(row)}
+                for name, row in zip(shares.index, shares.to_numpy(), strict=True)
+            ]
         self.send(told)
 
     # --- behind them
@@ -235,7 +248,9 @@ class Explorer(Live):
         if not len(chosen):
             none = np.empty((len(self.layers), 0))
             empty = {"number": (("layer", "rank"), none.astype(int)), "cosine": (("layer", "rank"), none)}
-            return xr.Dataset(empty | {"together": ("layer", np.full(len(self.layers), np.nan))}, coords={"layer": self.layers})
+            return xr.Dataset(
+                empty | {"together": ("layer", np.full(len(self.layers), np.nan))}, coords={"layer": self.layers}
+            )
         return around(self.states, chosen, self.pools.index(self.pool))
 
     @cached_property
@@ -342,15 +357,20 @@ def explorer(
     Raises TypeError for what is no states or table, ValueError for a table of another length, no examples, and names
     that are not there. What goes wrong later is said in the widget.
     """
-    if not isinstance(states, xr.Dataset) or set(getattr(states.get("h"), "dims", ())) != {"layer", "pool", "example", "dim"}:
+    if not isinstance(states, xr.Dataset) or set(getattr(states.get("h"), "dims", ())) != {
+        "layer",
+        "pool",
+        "example",
+        "dim",
+    }:
         raise TypeError("states must be what lab.capture.states gives, a Dataset with h[layer, pool, example, dim]")
-    data = _table(table)
+    data = table_of(table)
     n = states.sizes["example"]
     if len(data) != n or n == 0:
         raise ValueError(f"one row of the table per example, one or more; got {len(data)} rows and {n} examples")
     if pools is not None and not isinstance(pools, Mapping):
         raise TypeError(f"pools must be {{name: pool}}; got {type(pools).__name__}")
-    named = _text_column(data, text)
+    named = text_column(data, text)
     layers, names = [int(value) for value in states.layer.values], [str(value) for value in states["pool"].values]
     own = [name for name in ("tokens",) if name in states and states[name].dims == ("example",) and name not in data]
     columns = [*_to_colour(data, named), *own]
@@ -363,7 +383,7 @@ def explorer(
     )  # fmt: skip
 
 
-def _table(table: Any) -> pd.DataFrame:
+def table_of(table: Any) -> pd.DataFrame:
     if isinstance(table, pd.DataFrame):
         names = table.columns.map(plain)
         if repeated := names[names.duplicated()].tolist():
@@ -374,7 +394,7 @@ def _table(table: Any) -> pd.DataFrame:
     return pd.DataFrame({"text": list(table)})
 
 
-def _text_column(data: pd.DataFrame, text: str | None) -> str:
+def text_column(data: pd.DataFrame, text: str | None) -> str:
     if text is not None and text not in data:
         raise ValueError(f"the table has no column {text!r}; it has {list(data.columns)}")
     words = [name for name in data if data[name].map(lambda value: isinstance(value, str)).any()]

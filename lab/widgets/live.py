@@ -33,11 +33,13 @@ class Live(anywidget.AnyWidget):
 
     answers: {what the page asks: the method that gives the answer, called with the question and its buffers}. Each kind
     of question has a thread of its own, where questions keep their order: hovering goes on while a map is made, and the
-    kernel's own thread stays free. `figure` is what a report shows in its place.
+    kernel's own thread stays free. It waits for those in `alone`, which run a model: two threads must not do that at
+    once, and a cell may be about to. `figure` is what a report shows in its place.
     """
 
     message = traitlets.Unicode("").tag(sync=True)
     busy = traitlets.Unicode("").tag(sync=True)
+    alone: frozenset[str] = frozenset()
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
@@ -56,7 +58,9 @@ class Live(anywidget.AnyWidget):
     def _heard(self, _: Any, asked: dict[str, Any], buffers: list[memoryview]) -> None:
         known = self.answers()
         if (name := asked.get("ask")) in known:
-            self.later(name, known[name], asked, buffers)
+            job = self.later(name, known[name], asked, buffers)
+            if name in self.alone:
+                job.exception()
         else:
             self.message = f"the page asks for {plain(name)}, which is not known here; reload it"
 
