@@ -6,6 +6,7 @@ characters among it: x_t * m_t is no emphasis here.
 """
 
 import re
+import textwrap
 from collections.abc import Mapping
 
 from markupsafe import Markup, escape
@@ -49,13 +50,13 @@ def _block(block: str, anchors: Mapping[str, str]) -> Markup:
         rows = (Markup("<li>{}</li>").format(inline(" ".join(item[2:].split()), anchors)) for item in items)
         return Markup("<ul>{}</ul>").format(Markup("").join(rows))
     if any(line.startswith("  ") or _COLUMNS.search(line) for line in lines):
-        return Markup("<pre>{}</pre>").format(inline(block, anchors))
+        return Markup("<pre>{}</pre>").format(inline(textwrap.dedent(block), anchors))
     return Markup("<p>{}</p>").format(inline(" ".join(block.split()), anchors))
 
 
 def _piece(match: re.Match, anchors: Mapping[str, str]) -> Markup:
     if (address := match["link"]) is not None:
-        return Markup('<a href="{}">{}</a>').format(address, address)
+        return Markup('<a href="{}">{}</a>').format(address, re.sub(r"^https?://(www\.)?", "", address))
     if match["math"] is not None:
         return markdown.mathml(match["math"], "inline")
     word = match["code"] or match["name"]

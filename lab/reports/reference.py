@@ -133,7 +133,7 @@ def _methods(kind: type) -> list[tuple[str, object]]:
     found = []
     for key, value in vars(kind).items():
         part = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if not key.startswith("_") and inspect.isfunction(part) and inspect.getdoc(part):
+        if not key.startswith("_") and inspect.isfunction(part) and part.__doc__:
             found.append((key, part))
     return found
 

@@ -1,6 +1,6 @@
 """Arrays of a figure without the digits that no eye sees: six of them are kept, more where values lie close together.
 
-A number drawn is off by at most a millionth of itself or a hundred-thousandth of its array's span, whichever is
+A number drawn is off by at most half of its sixth digit or a hundred-thousandth of its array's span, whichever is
 less: a fiftieth of a pixel on a screen of two thousand, and exact again to a pixel at a zoom of fifty.
 """
 
@@ -68,7 +68,7 @@ def _packed(value: Mapping) -> Mapping:
     finite = wide[np.isfinite(wide)]
     if not finite.size or np.abs(finite).max() > np.finfo(np.float32).max:
         return value
-    off = np.abs(np.where(np.isfinite(wide), wide - narrow, 0)).max()
+    off = np.abs(finite - narrow[np.isfinite(wide)]).max()
     lost = (narrow == 0) & (wide != 0)  # too small for 32 bits, and seen on a logarithmic axis
     if lost.any() or off > SEEN * (finite.max() - finite.min()):
         return value

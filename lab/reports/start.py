@@ -92,13 +92,21 @@ def live() -> bool:
 
 
 def _named(source: notebook.Source) -> Counter:
-    found = Counter()
-    for cell in source.node.cells:
-        if cell["cell_type"] == "code":
-            for node in ast.walk(ast.parse(cell["source"])):
-                match node:
-                    case ast.Attribute(value=ast.Name(id="lab"), attr=room):
-                        found[room] += 1
+    """How often each room is named, as lab.room or by a name that was imported from it."""
+    cells = [cell["source"] for cell in source.node.cells if cell["cell_type"] == "code"]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell))]
+    bound, found = {}, Counter()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lab":
+            for name in node.names:
+                room = [*node.module.split(".")[1:], name.name][0]
+                bound[name.asname or name.name] = room
+    for node in nodes:
+        match node:
+            case ast.Attribute(value=ast.Name(id="lab"), attr=room):
+                found[room] += 1
+            case ast.Name(id=name) if name in bound:
+                found[bound[name]] += 1
     return found
 
 

@@ -49,10 +49,10 @@ def _layout_of(layout: Mapping, axis: str) -> Mapping:
 class Axis:
     """Values to pixels. words: the categories, in their order, where the axis has them."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: float | int
+    high: float | int
+    start: float | int
+    end: float | int
     log: bool
     words: tuple[str, ...] | None
 
@@ -72,7 +72,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
-def _axis(layout: Mapping, values: Sequence[object], start: float, end: float, margin: float, zero: bool) -> Axis:
+def _axis(
+    layout: Mapping, values: Sequence[object], start: float | int, end: float | int, margin: float, zero: bool
+) -> Axis:
     """The axis over these arrays; its range is the layout's where that says one."""
     domain = layout.get("domain") or (0, 1)
     start, end = start + domain[0] * (end - start), start + domain[1] * (end - start)
