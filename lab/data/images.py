@@ -1,5 +1,9 @@
 """Images that come with scikit-learn."""
 
+import hashlib
+
+from lab.data import ledger
+
 
 def digits() -> tuple:
     """scikit-learn's 1,797 handwritten digits, bundled with it (UCI's optical recognition test set).
@@ -11,5 +15,6 @@ def digits() -> tuple:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    ledger.note("scikit-learn's digits", len(bunch.target), lambda: hashlib.sha256(bunch.data.tobytes()).hexdigest())
     images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
     return images, torch.from_numpy(bunch.target).to(torch.int64)
