@@ -44,8 +44,8 @@ def trials(
     bases: one base for all, or one for each seed. evaluate: of a module, such as partial(lab.probes.evaluate,
     tasks=tasks): it gets the trained SentenceTransformer and gives an array, the same axes for all. options: those of
     lab.training.contrastive, such as steps, batch, rate, loss, held_out; window and lora: of lab.training.embedder.
-    folder: where each run is kept, in a file of its own that is whole or not there, named by design, seed and a checksum
-        of all that it was made of. Called again, only what is missing is run.
+    folder: where each run is kept, in a file of its own that is whole or not there, named by design, seed and a
+        checksum of all that it was made of. Called again, only what is missing is run.
     workers: processes, each on one thread; the cores when not given, 1 on a GPU and to stay in this process. They are
         started anew, so a script that calls this needs the usual `if __name__ == "__main__":`.
 
