@@ -41,9 +41,9 @@ def states(model, texts, side="right"):
     transformer.tokenizer.padding_side = "right"
     given = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
     with torch.no_grad():
-        hidden = transformer.model(**given, output_hidden_states=True).hidden_states
-        for part in transformer.model.modules():  # transformers leaves its recording hooks where they are
-            part._forward_hooks.clear()
+        plain = type(transformer.model)(transformer.model.config)  # without the hooks that pool layers
+        plain.load_state_dict(transformer.model.state_dict())
+        hidden = plain.eval()(**given, output_hidden_states=True).hidden_states
     return hidden, encoded["attention_mask"].bool()
 
 
