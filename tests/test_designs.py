@@ -211,7 +211,7 @@ def test_a_decoder_that_stays_causal_is_refused(llama, monkeypatch):
     causal = modeling_llama.create_causal_mask
 
     def deaf(config, **options):
-        asked, config.is_causal = config.is_causal, True
+        asked, config.is_causal = getattr(config, "is_causal", True), True
         try:
             return causal(config=config, **options)
         finally:
@@ -288,15 +288,20 @@ def test_what_cannot_be_built_is_refused(llama, arguments, error, said):
 def test_windows_and_padding_tokens(llama, tmp_path):
     with pytest.raises(ValueError, match="window must be 2 to 64"):
         built(llama, "mean, causal", window=65)
-    llama.model.save_pretrained(tmp_path)
-    llama.tokenizer.save_pretrained(tmp_path)
-    path = tmp_path / "tokenizer_config.json"
+    folder = base(CORPUS, **TINY, folder=tmp_path)
+    want = embed(embedder(folder, "mean, causal", device="cpu"), TEXTS)
+    path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config.pop("pad_token")
-    path.write_text(json.dumps(config | {"eos_token": "[SEP]"}))
-    model = embedder(tmp_path, "mean, causal", device="cpu")
-    assert model.tokenizer.pad_token == model.tokenizer.eos_token == "[SEP]"  # noqa: S105
-    torch.testing.assert_close(embed(model, TEXTS), embed(built(llama, "mean, causal"), TEXTS), rtol=0, atol=1e-5)
+    path.write_text(json.dumps(config))
+    model = embedder(folder, "mean, causal", device="cpu")
+    assert model.tokenizer.pad_token == model.tokenizer.eos_token == "[EOS]"  # noqa: S105
+    # padding is told by the mask, not by the number of its token
+    torch.testing.assert_close(embed(model, TEXTS), want, rtol=0, atol=1e-5)
+    config.pop("eos_token")
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no token to pad with"):
+        embedder(folder, "mean, causal")
 
 
 # adapters
@@ -339,7 +344,7 @@ def test_adapters_that_cannot_be_are_refused(llama, tmp_path, monkeypatch):
 def test_a_base_learns_is_kept_and_is_the_same_for_a_seed(tmp_path):
     folder = base(CORPUS, **TINY | {"steps": 30}, folder=tmp_path / "a")
     curve = json.loads((folder / "curve.json").read_text())
-    assert curve[-1] < 0.8 * curve[0]
+    assert curve[-1] < curve[0] - 0.4
     assert "seed0" in folder.name
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
     assert base(iter(CORPUS), **TINY | {"steps": 30}, folder=tmp_path / "a") == folder

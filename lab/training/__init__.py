@@ -1,11 +1,11 @@
 """Small models trained here: language models whose norms, biases and normalizers are the question, and embedders.
 
-    base             a tiny decoder, trained as a language model and saved as transformers saves
-    DESIGNS          pooling x attention: which mask, which tokens, which layers, which head
-    embedder         a design on a base: a SentenceTransformer
-    contrastive      trains it on pairs, by a loss of LOSSES
-    trials           designs x seeds on all cores, each run kept
-    layer_weights    what a trained one reads of each layer
+base             a tiny decoder, trained as a language model and saved as transformers saves
+DESIGNS          pooling x attention: which mask, which tokens, which layers, which head
+embedder         a design on a base: a SentenceTransformer
+contrastive      trains it on pairs, by a loss of LOSSES
+trials           designs x seeds on all cores, each run kept
+layer_weights    what a trained one reads of each layer
 """
 
 from lab.training.base import base
