@@ -27,7 +27,7 @@ ROOMS = {
     "attention": {"kernels", "models", "capture"},
     "probes": {"capture"},
     "geometry": {"capture"},
-    "training": {"data", "models", "kernels", "pooling", "capture", "attention"},
+    "training": {"data", "models", "kernels", "pooling", "capture", "attention", "geometry"},
     "stats": set(),  # arrays in, numbers out
     "plots": set(),  # arrays in, figures out
     "widgets": {"probes", "geometry", "stats", "plots"},  # a control may ask for another map, probe or test

@@ -4,6 +4,7 @@ NORMALIZERS["softpick"](scores, mask)      scores [..., Tq, Tk], mask bool, True
 with use(model, "softpick"): ...           the same in each attention layer of a model
 with watch(model) as sinks: ...            sinks.result(): what each key received, per layer and head
 with without_keys(model, [1]): ...         nobody may look there; with_sink_logit, activations_set: other ways out
+temperatures(model, **inputs)              what selective attention, "ssa", multiplies the scores of each query by
 activations(model, texts)                  how far the largest coordinates of the states stand out
 rounding_loss(model, batches)              what rounding to few bits does to its output; rounding: while a block runs
 """
@@ -13,6 +14,7 @@ from lab.attention.interventions import activations_set, with_sink_logit, withou
 from lab.attention.normalizers import NORMALIZERS
 from lab.attention.quantize import rounding, rounding_loss
 from lab.attention.sparse import sparsemax_loss
+from lab.attention.temperature import temperatures
 from lab.attention.use import use
 from lab.attention.watch import watch
 
@@ -23,6 +25,7 @@ __all__ = [
     "rounding",
     "rounding_loss",
     "sparsemax_loss",
+    "temperatures",
     "use",
     "watch",
     "with_sink_logit",

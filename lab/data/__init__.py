@@ -7,11 +7,11 @@ from importlib import import_module
 from types import ModuleType
 
 from lab.data.files import read
-from lab.data.images import digits
+from lab.data.images import cued, digits, of_each
 from lab.data.noise import noisy
 from lab.data.texts import corpus, docstrings, manifest
 
-__all__ = ["corpus", "digits", "docstrings", "manifest", "noisy", "read", "tasks"]
+__all__ = ["corpus", "cued", "digits", "docstrings", "manifest", "noisy", "of_each", "read", "tasks"]
 
 
 def __getattr__(name: str) -> ModuleType:
