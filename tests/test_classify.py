@@ -8,7 +8,7 @@ import torch
 
 import lab
 from lab import geometry
-from lab.training import LOSSES, ClassifierRecipe, classify, expected_lengths, free_features, mixed
+from lab.training import CLASSIFIER_LOSSES, ClassifierRecipe, classify, expected_lengths, free_features, mixed
 from lab.training.classifier import Classifier
 
 SMALL = ClassifierRecipe(hidden=(12, 8), steps=40, batch=32, rate=0.05)
@@ -21,7 +21,7 @@ def blobs(n=96, classes=3, seed=0, spread=0.4):
     return centres[labels] + spread * torch.randn(n, 6, generator=generator), labels.numpy()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CLASSIFIER_LOSSES)
 def test_each_loss_learns(loss):
     x, labels = blobs()
     run = classify(x, labels, replace(SMALL, loss=loss, steps=120), every=60, progress=False)
@@ -72,9 +72,11 @@ def test_losses_are_their_formulas():
     soft = 0.9 * targets + 0.1 / 3
     net = Classifier(6, 3, SMALL)
     y = (features @ net.head.weight.T + net.head.bias).double().detach()
-    assert LOSSES["mse"](net, features, soft).item() == pytest.approx(((y - soft) ** 2).sum(1).mean().item() / 2)
+    assert CLASSIFIER_LOSSES["mse"](net, features, soft).item() == pytest.approx(
+        ((y - soft) ** 2).sum(1).mean().item() / 2
+    )
     want = -(soft * y.log_softmax(1)).sum(1).mean().item()
-    assert LOSSES["cross_entropy"](net, features, soft).item() == pytest.approx(want, rel=1e-5)
+    assert CLASSIFIER_LOSSES["cross_entropy"](net, features, soft).item() == pytest.approx(want, rel=1e-5)
     cosine = Classifier(6, 3, replace(SMALL, loss="normalized", scale=7.0))
     units = [t / t.norm(dim=1, keepdim=True) for t in (features, cosine.head.weight)]
     torch.testing.assert_close(cosine.scores(features), 7 * units[0] @ units[1].T)
@@ -86,23 +88,25 @@ def test_losses_are_their_formulas():
             d = np.linalg.norm(u[i] - u[j])
             if i != j:
                 (near if kind[i] == kind[j] else far).append(d**2 if kind[i] == kind[j] else max(0, 1 - d) ** 2)
-    assert LOSSES["pairs"](net, features, targets).item() == pytest.approx(np.mean(near) + np.mean(far), rel=1e-5)
+    assert CLASSIFIER_LOSSES["pairs"](net, features, targets).item() == pytest.approx(
+        np.mean(near) + np.mean(far), rel=1e-5
+    )
 
 
 def test_pairs_of_one_kind_and_equal_rows_have_gradients():
     net, same = Classifier(6, 3, SMALL), torch.eye(3)[[1, 1, 1]]
     features = torch.ones(3, 8, requires_grad=True)
-    LOSSES["pairs"](net, features, same).backward()
+    CLASSIFIER_LOSSES["pairs"](net, features, same).backward()
     assert features.grad.isfinite().all()
-    LOSSES["pairs"](net, features, torch.eye(3)).backward()
+    CLASSIFIER_LOSSES["pairs"](net, features, torch.eye(3)).backward()
     assert features.grad.isfinite().all()
 
 
 def test_targets_are_smoothed_and_mixed(monkeypatch):
     x, labels = blobs()
     seen = []
-    kept = LOSSES["mse"]
-    monkeypatch.setitem(LOSSES, "mse", lambda net, h, t: seen.append(t) or kept(net, h, t))
+    kept = CLASSIFIER_LOSSES["mse"]
+    monkeypatch.setitem(CLASSIFIER_LOSSES, "mse", lambda net, h, t: seen.append(t) or kept(net, h, t))
     classify(x, labels, replace(SMALL, loss="mse", smoothing=0.3, steps=1), progress=False)
     batch = seen[1]  # the first look is at the plain targets
     assert sorted(set(batch.flatten().tolist())) == pytest.approx([0.1, 0.8])

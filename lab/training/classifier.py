@@ -24,7 +24,7 @@ class ClassifierRecipe:
 
     hidden: tuple[int, ...] = (128, 64)  # widths of the ReLU layers
     linear: tuple[int, ...] = ()  # and of linear layers without biases between them and the classifier
-    loss: str = "cross_entropy"  # a name of LOSSES
+    loss: str = "cross_entropy"  # a name of CLASSIFIER_LOSSES
     bias: bool = True  # of the classifier
     smoothing: float = 0.0  # the share of each target that is spread over all classes
     mixup: float = 0.0  # alpha of the Beta(alpha, alpha) from which shares of mixed examples are drawn; 0: no mixing
@@ -41,8 +41,8 @@ class ClassifierRecipe:
                 f"one ReLU layer or more is needed, and widths, steps and batch of at least 1; got hidden="
                 f"{self.hidden}, linear={self.linear}, steps={self.steps}, batch={self.batch}"
             )
-        if self.loss not in LOSSES:
-            raise ValueError(f"no loss {self.loss!r}; there are {list(LOSSES)}")
+        if self.loss not in CLASSIFIER_LOSSES:
+            raise ValueError(f"no loss {self.loss!r}; there are {list(CLASSIFIER_LOSSES)}")
         if not 0 <= self.smoothing < 1 or self.mixup < 0 or self.rate <= 0 or self.weight_decay < 0 or self.scale <= 0:
             raise ValueError(
                 f"got smoothing={self.smoothing}, mixup={self.mixup}, rate={self.rate}, weight_decay="
@@ -110,7 +110,7 @@ def sparse(net: Classifier, features: Tensor, targets: Tensor) -> Tensor:
     return sparsemax_loss(net.scores(features), targets).mean()
 
 
-LOSSES: dict[str, Callable[[Classifier, Tensor, Tensor], Tensor]] = {
+CLASSIFIER_LOSSES: dict[str, Callable[[Classifier, Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
     "mse": mse,
     "normalized": cross_entropy,  # of cosines: Classifier.scores

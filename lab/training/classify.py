@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lab import geometry
 from lab.models import Loaded, wrap
-from lab.training.classifier import LOSSES, Classifier, ClassifierRecipe, mixed
+from lab.training.classifier import CLASSIFIER_LOSSES, Classifier, ClassifierRecipe, mixed
 
 LOOKED = {
     "nc1": geometry.nc1,
@@ -96,7 +96,7 @@ def classify(
             both = mixed(here, recipe.mixup, [recipe.seed, step])
             share = both.share[:, None]
             here, wanted = both.x, share * wanted + (1 - share) * wanted[both.second.to(wanted.device)]
-        loss = LOSSES[recipe.loss](net, net.features(here), wanted)
+        loss = CLASSIFIER_LOSSES[recipe.loss](net, net.features(here), wanted)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; a lower rate than {recipe.rate}?")
         optimiser.zero_grad(set_to_none=True)
@@ -127,7 +127,7 @@ def _look(
         scores = net(rows)
     layers = [geometry.Classes(states[layer], truth) for layer in range(model.depth + 1)]
     found = {name: [float(number(grouped)) for grouped in layers] for name, number in LOOKED.items()}
-    found["loss"] = float(LOSSES[recipe.loss](net, states[model.depth], targets))
+    found["loss"] = float(CLASSIFIER_LOSSES[recipe.loss](net, states[model.depth], targets))
     if recipe.loss == "pairs":
         return found | dict.fromkeys(("accuracy", "nc3", "nc4"), float("nan"))
     weight, bias = net.head.weight, net.head.bias
