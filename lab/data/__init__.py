@@ -12,7 +12,7 @@ from types import ModuleType
 from lab.data.evaluation import Task, label_tasks, pair_task, task_texts
 from lab.data.files import read
 from lab.data.held_out import HELD_OUT, evaluations, training_pairs
-from lab.data.images import digits
+from lab.data.images import cued, digits, of_each
 from lab.data.noise import noisy
 from lab.data.texts import corpus, docstrings, manifest
 
@@ -20,12 +20,14 @@ __all__ = [
     "HELD_OUT",
     "Task",
     "corpus",
+    "cued",
     "digits",
     "docstrings",
     "evaluations",
     "label_tasks",
     "manifest",
     "noisy",
+    "of_each",
     "pair_task",
     "read",
     "task_texts",

@@ -1,39 +1,59 @@
-"""Small models trained here: language models whose norms, biases and normalizers are the question, and embedders.
+"""Small models trained here: language models and classifiers, one recipe each, and embedders.
 
-base          a tiny decoder, trained as a language model and saved as transformers saves
-DESIGNS       pooling x attention: which mask, which tokens, which layers, which head
-embedder      a design on a base: a SentenceTransformer
-contrastive   trains it on pairs
-LOSSES        by which loss
+language_model  norms, biases and normalizers are the question: a Recipe in, a Run out
+classify        losses, targets and linear layers are: a ClassifierRecipe in, with collapse watched on the way
+free_features   the same without a network, where theory has the answer
+projected       a contrastive encoder of planted features, under a projection head
+base            a tiny decoder, trained as a language model and saved as transformers saves
+DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
+embedder        a design on a base: a SentenceTransformer
+contrastive     trains it on pairs
+LOSSES          by which loss
 """
 
 from lab.training.base import base
+from lab.training.classifier import CLASSIFIER_LOSSES, ClassifierRecipe, Mixed, mixed
+from lab.training.classify import Classified, classify
 from lab.training.contrastive import Tuned, contrastive
 from lab.training.corpus import Corpus, corpus
 from lab.training.designs import DESIGNS, Design
 from lab.training.embedder import embedder
+from lab.training.free_features import FreeFeatures, expected_lengths, free_features
 from lab.training.language_model import Run, language_model
 from lab.training.losses import LOSSES
+from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
 from lab.training.vitals import vitals
 
 __all__ = [
+    "CLASSIFIER_LOSSES",
     "DESIGNS",
+    "HEADS",
     "LOSSES",
     "STUDY",
+    "Classified",
+    "ClassifierRecipe",
     "Corpus",
     "Design",
+    "FreeFeatures",
+    "Headed",
+    "Mixed",
     "Recipe",
     "Run",
     "Tuned",
     "base",
+    "classify",
     "contrastive",
     "corpus",
     "embedder",
+    "expected_lengths",
+    "free_features",
     "language_model",
     "max_retrieval",
+    "mixed",
+    "projected",
     "several",
     "together",
     "vitals",

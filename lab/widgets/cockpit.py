@@ -1,7 +1,8 @@
 """A small model while it trains: its curves as they grow, and two buttons."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, TimeoutError as Late
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
 from typing import Any
 
 import numpy as np
