@@ -1,6 +1,7 @@
 """Corpora and tasks: docstrings of the installed scientific stack, scikit-learn's digits, any file or hub data set.
 
-lab.data.tasks has synthetic tasks whose answers are known; it loads when it is first used, as it needs torch.
+lab.data.tasks, relations and graphs have synthetic tasks whose answers are known; each loads when it is first used, as
+it needs torch.
 """
 
 from importlib import import_module
@@ -8,13 +9,26 @@ from types import ModuleType
 
 from lab.data.files import read
 from lab.data.images import digits
-from lab.data.noise import noisy
+from lab.data.noise import attacked, noisy
 from lab.data.texts import corpus, docstrings, manifest
 
-__all__ = ["corpus", "digits", "docstrings", "manifest", "noisy", "read", "tasks"]
+SYNTHETIC = ("graphs", "relations", "tasks")
+
+__all__ = [
+    "attacked",
+    "corpus",
+    "digits",
+    "docstrings",
+    "graphs",
+    "manifest",
+    "noisy",
+    "read",
+    "relations",
+    "tasks",
+]
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name != "tasks":
+    if name not in SYNTHETIC:
         raise AttributeError(f"lab.data has no {name!r}; it has {', '.join(__all__)}")
-    return import_module("lab.data.tasks")
+    return import_module(f"lab.data.{name}")
