@@ -28,10 +28,10 @@ from lab.geometry.views import dime, infonce, lidar
 
 __all__ = [
     "COLLAPSE", "METRICS", "SIMILARITIES", "Classes", "PerText", "Space", "Stitched", "align", "alignment", "angular",
-    "angular_distance", "anisotropy", "antihubs", "block_influence", "cdnv", "cka", "cknna", "compare", "coordinates", "curvature",
-    "dime", "duplicates", "effective_rank", "hubness", "infonce", "isoscore", "levina_bickel", "lidar", "linear_cka",
-    "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1", "nc2_angles", "nc2_norms", "nc3", "nc4",
-    "nearest_centre", "participation_ratio", "patch_low_frequency", "principal", "procrustes", "project", "prompt_entropy", "pwcca",
-    "rankme", "rbf_cka", "relative_to", "rsa", "spectral_exponent", "stable_rank", "stitch", "svcca", "two_nn",
-    "two_nn_mle", "uniformity",
+    "angular_distance", "anisotropy", "antihubs", "block_influence", "cdnv", "cka", "cknna", "compare", "coordinates",
+    "curvature", "dime", "duplicates", "effective_rank", "hubness", "infonce", "isoscore", "levina_bickel", "lidar",
+    "linear_cka", "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1", "nc2_angles", "nc2_norms", "nc3",
+    "nc4", "nearest_centre", "participation_ratio", "patch_low_frequency", "principal", "procrustes", "project",
+    "prompt_entropy", "pwcca", "rankme", "rbf_cka", "relative_to", "rsa", "spectral_exponent", "stable_rank", "stitch",
+    "svcca", "two_nn", "two_nn_mle", "uniformity",
 ]  # fmt: skip

@@ -77,7 +77,7 @@ class Live(anywidget.AnyWidget):
         if not job.cancelled() and (error := job.exception()) is not None:
             self.busy, self.message = "", plain(f"{type(error).__name__}: {error}", most=600)
 
-    def settle(self, timeout: float = 600.0) -> None:
+    def settle(self, timeout: float | int = 600) -> None:
         """Wait until all that was asked so far is answered; TimeoutError after so many seconds."""
         for job in list(self._jobs):
             job.exception(timeout)
