@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import threading
 
 import numpy as np
@@ -276,7 +277,8 @@ def test_odd_states_are_told_and_drawn(kind, note):
 def test_hostile_text_is_sent_as_text():
     n = 6
     texts = [EVIL, "x" * 2_000_000, "", "مرحبا", "😀" * 400, "\0" * 9]
-    table = pd.DataFrame({"text": texts, EVIL: [EVIL] * n})
+    name = EVIL.replace("\ud800", "")  # pandas itself refuses half characters in its own kind of text
+    table = pd.DataFrame({"text": pd.Series(texts, dtype=object), name: pd.Series([EVIL] * n, dtype=object)})
     widget = lab.widgets.explorer(spaces(n=n), table)
     sent = Sent(widget)
     ask(widget, "texts", chunk=0)
@@ -312,10 +314,10 @@ def test_the_figure_has_a_slider_a_frame_each_and_menus():
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        (lambda states, table: (None, table), TypeError, "states must be"),
+        (lambda _, table: (None, table), TypeError, "states must be"),
         (lambda states, table: (states, table[:3]), ValueError, "3 rows and 40 examples"),
         (lambda states, table: (states.isel(example=[]), table[:0]), ValueError, "0 examples"),
-        (lambda states, table: (states, "text"), TypeError, "got str"),
+        (lambda states, _: (states, "text"), TypeError, "got str"),
         (lambda states, table: (states, table[[]]), ValueError, "no column at all"),
         (lambda states, table: (states, table.set_axis(["a", "a", "b"], axis=1)), ValueError, "one name"),
     ],
@@ -377,21 +379,28 @@ def test_a_report_shows_the_figure_in_the_widgets_place():
     assert outputs.shown(output, "a1") == ""
 
 
+BANNED = (
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|\bfetch\(|\bimport\b|XMLHttpRequest|WebSocket"
+)
+
+
 def test_pages_ask_the_network_for_nothing_and_write_no_markup():
-    for names in (("scatter", "grid", "words", "tables", "explorer"), ("heat", "lines", "sinks", "layers", "cockpit")):
-        source = script(*names)
-        for word in (
-            "innerHTML",
-            "outerHTML",
-            "insertAdjacentHTML",
-            "document.write",
-            "eval(",
-            "fetch(",
-            "import(",
-            "import ",
-        ):
-            assert word not in source, word
-        assert [part for part in source.split() if "://" in part] == ['"http://www.w3.org/2000/svg";']
+    names = (
+        "scatter",
+        "grid",
+        "words",
+        "tables",
+        "explorer",
+        "heat",
+        "lines",
+        "sinks",
+        "layers",
+        "inspector",
+        "cockpit",
+    )
+    source = re.sub(r"^\s*//.*|\s//.*", "", script(*names), flags=re.M)
+    assert re.findall(BANNED, source) == []
+    assert re.findall(r"\S*://\S*", source) == ['"http://www.w3.org/2000/svg";']
 
 
 def test_numbers_as_json_has_them():
@@ -433,7 +442,7 @@ def test_a_pattern_refuses(minilm, wrong):
 
 
 def test_the_sink_viewer_shows_what_was_watched(minilm):
-    texts = ["a short text of words", "another one, " + EVIL]
+    texts = ["a short text of words", "another one, " + EVIL.replace("\ud800", "")]
     viewer = lab.widgets.sinks(minilm, texts, max_length=16)
     sent = Sent(viewer)
     with lab.attention.watch(minilm) as watched:
@@ -588,7 +597,7 @@ def test_a_training_that_fails_is_a_message_and_may_be_tried_again():
     with pytest.raises(TypeError, match="must be a function"):
         lab.widgets.cockpit(3)
     with pytest.raises(TypeError, match="see"):
-        lab.widgets.cockpit(lambda progress: None)
+        lab.widgets.cockpit(lambda: None)
     with pytest.raises(traitlets.TraitError):
         widget.state = "flying"
 

@@ -38,7 +38,8 @@ window.model = {
 window.fire = (name, ...given) => (window.heard[name] ?? []).slice().forEach((act) => act(...given));
 window.take = (message) => {
   if (!message.state) { window.fire("msg:custom", message.content, window.unpack(message.buffers)); return; }
-  for (const [name, value] of Object.entries(message.state)) { window.traits[name] = value; window.fire(`change:${name}`); }
+  Object.assign(window.traits, message.state);
+  for (const name of Object.keys(message.state)) window.fire(`change:${name}`);
 };
 window.begin = async (esm, css, traits) => {
   Object.assign(window.traits, traits);
