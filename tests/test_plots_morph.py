@@ -34,7 +34,7 @@ def test_frames_and_menus_lead_to_the_same_places():
     assert set(frames) == {"0/0", "0/1", "1/0", "1/1"}
     assert frames["1/1"].y == (0.25, 0.27, None, 0.31)
     for p, slider in enumerate(figure.layout.sliders):
-        assert [step.args[0] for step in slider.steps] == [[f"{p}/0"], [f"{p}/1"]]
+        assert [step.args[0] for step in slider.steps] == [(f"{p}/0",), (f"{p}/1",)]
         assert slider.visible == (p == 0)
     to_second = figure.layout.updatemenus[0].buttons[1].args
     assert to_second[0]["y"][0] == list(frames["1/1"].y)
@@ -71,7 +71,7 @@ def test_layer_panels_show_what_they_are_given():
     figure = layer_panels(scores, alike, space, title="t", unit="accuracy")
     assert [trace.type for trace in figure.data] == ["scatter", "scatter", "heatmap", "scatter", "scatter"]
     to_b = figure.layout.updatemenus[1].buttons[1]
-    assert (to_b.label, to_b.args[1]) == ("b", [3, 4])
+    assert (to_b.label, to_b.args[1]) == ("b", (3, 4))
     assert to_b.args[0]["y"][1] == [10, 30, 50]
     assert figure.layout.updatemenus[0].buttons[1].args[0]["z"][0] == np.round(alike.sel(pool="max").values, 4).tolist()
     assert len(layer_panels(None, None, space, title="t", unit="").data) == 2

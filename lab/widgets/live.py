@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.resources import files
@@ -45,6 +46,7 @@ class Live(anywidget.AnyWidget):
         super().__init__(**traits)
         self._lines: dict[str, ThreadPoolExecutor] = {}
         self._jobs: list[Future] = []
+        self._lock = threading.Lock()
         self.on_msg(self._heard)
 
     def figure(self) -> go.Figure:
@@ -69,7 +71,8 @@ class Live(anywidget.AnyWidget):
         if line not in self._lines:
             self._lines[line] = ThreadPoolExecutor(1, thread_name_prefix=f"lab {line}")
         job = self._lines[line].submit(work, *given)
-        self._jobs = [other for other in self._jobs if not other.done()] + [job]
+        with self._lock:
+            self._jobs = [other for other in self._jobs if not other.done()] + [job]
         job.add_done_callback(self._told)
         return job
 
@@ -79,8 +82,8 @@ class Live(anywidget.AnyWidget):
 
     def settle(self, timeout: float | int = 600) -> None:
         """Wait until all that was asked so far is answered; TimeoutError after so many seconds."""
-        for job in list(self._jobs):
-            job.exception(timeout)
+        while left := [job for job in self._jobs if not job.done()]:
+            left[0].exception(timeout)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         """The widget for a page with a kernel, the figure for one without."""
