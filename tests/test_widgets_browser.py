@@ -10,8 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import shelf
 from nbformat.v4 import new_code_cell, new_notebook, writes
 from widget_host import CHROMIUM, QUIET
+
+import lab
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -155,4 +158,34 @@ def test_an_explorer_lives_in_jupyterlab(server, tmp_path):
     assert int(words[words.index("focus") + 1]) >= 0
     assert 0 < int(words[words.index("together") - 1]) < 300
     assert [url for url in requests if not url.startswith((server.partition("/lab/")[0], "blob:", "data:"))] == []
+    assert errors == []
+
+
+def test_a_report_has_a_figure_with_a_slider_in_the_widgets_place(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    notebook = shelf.write(tmp_path / "walk.ipynb", shelf.text("# Walk\n\n**Question.** Where?"), shelf.code(SHOW))
+    done = lab.reports.run(notebook, tmp_path / "reports")
+    assert not done.failed, done.problem
+    requests, errors = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        page = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000}).new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda told: told.type == "error" and errors.append(told.text))
+        page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+        page.goto((tmp_path / "reports" / "walk.html").as_uri())
+        drawn = page.locator(".js-plotly-plot:has(.main-svg)").first
+        drawn.wait_for()
+        place = "() => document.querySelector('.js-plotly-plot')._fullData[0].x[7]"
+        before = page.evaluate(place)
+        rail = drawn.locator(".slider-rail-touch-rect").first.bounding_box()
+        page.mouse.click(rail["x"] + 3, rail["y"] + rail["height"] / 2)
+        page.wait_for_function(f"before => ({place})() !== before", arg=before)
+        page.wait_for_timeout(700)
+        page.screenshot(path=Path(os.environ.get("LAB_SHOTS", tmp_path)) / "report.png", full_page=True)
+        assert page.locator(".js-plotly-plot .scatterlayer path.point").count() == 300
+        browser.close()
+    assert requests == [(tmp_path / "reports" / "walk.html").as_uri()]
     assert errors == []

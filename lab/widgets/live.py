@@ -94,12 +94,16 @@ class Live(anywidget.AnyWidget):
         return f"{type(self).__name__}: a widget of lab; a figure stands in its place where there is no kernel"
 
 
-CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
+# what a page would not show, or what turns the direction of all that follows
+UNSEEN = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {9, 10, 13}
+CONTROL = {code: f"[U+{code:04X}]" for code in UNSEEN}
 
 
 def plain(value: object, most: int = 300) -> str:
     """Any value as text that a page can hold: cut, control characters made visible, half characters replaced."""
-    whole = value if isinstance(value, str) else str(value)
+    whole = (
+        value if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+    )
     text = whole[:most].translate(CONTROL).encode("utf-8", "replace").decode("utf-8")
     return text if len(whole) <= most else f"{text} …"
 
