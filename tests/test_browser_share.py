@@ -60,7 +60,9 @@ def report(folder, *figures, name="evil", **changes):
     one = record.Record(
         name=name, title=EVIL, question=EVIL, verdict=f"It is {EVIL}", figure=outputs.headline(notebook["cells"]),
         status="done", cell=None, error="", reason="", parameters={"preset": "quick", "note": EVIL},
-        changed={"note": EVIL},        versions={"torch": "2"}, device=EVIL, started="2026-11-21T10:00:00+00:00", seconds=1.0, source=f"{name}.ipynb",
+        changed={"note": EVIL},
+        versions={"torch": "2"}, device=EVIL, started="2026-11-21T10:00:00+00:00", seconds=1.0,
+        source=f"{name}.ipynb",
         sha256="ab" * 32, key="k", bytes=1, data=[{"name": EVIL, "rows": 1, "sha256": "cd" * 32}],
     )  # fmt: skip
     one = dataclasses.replace(one, **changes)
@@ -129,7 +131,7 @@ def test_time_to_the_first_figure(pages, window):
     page.wait_for_function("document.documentElement.dataset.firstFigure")
     first = int(page.evaluate("document.documentElement.dataset.firstFigure"))
     print(f"first figure after {first} ms")
-    assert 0 < first < 8000  # some 600 ms on an idle machine
+    assert 0 < first < 20_000  # some 600 ms on an idle machine, more where eight share two cores
 
 
 def test_paper_is_light_as_wide_as_the_page_and_whole(pages, browser):
