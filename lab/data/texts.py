@@ -54,7 +54,7 @@ def docstrings(n: int = 2000, seed: int = 0, packages: Sequence[str] | None = No
         raise ValueError(f"n={n} docstrings asked for, but there are {len(table)}; ask for fewer or more packages")
     generator = np.random.default_rng(seed)
     rows = table.groupby("package", sort=True).indices
-    shares = _shares([len(found) for found in rows.values()], n, generator)
+    shares = even_shares([len(found) for found in rows.values()], n, generator)
     drawn = [generator.choice(found, k, replace=False) for found, k in zip(rows.values(), shares, strict=True)]
     return table.iloc[generator.permutation(np.concatenate(drawn))].reset_index(drop=True)
 
@@ -106,7 +106,7 @@ def manifest() -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
+def even_shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
     """Fill equal shares like water: min(size, level) each, what remains one by one to drawn others."""
     sizes = np.asarray(sizes)
     low, high = 0, int(sizes.max())  # the level is the highest whose sum is at most n
