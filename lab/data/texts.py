@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lab.data import cache, harvest, stack
+from lab.data import cache, harvest, ledger, stack
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def corpus() -> pd.DataFrame:
     key = _key(versions)
     path = cache.folder() / f"docstrings-{key}.parquet"
     if key in _unsaved:
-        return _unsaved[key].copy()
+        return _noted(_unsaved[key].copy())
     found = _load(path)
     if found is None:
         content = _parquet(*_harvest(versions))
@@ -84,7 +84,12 @@ def corpus() -> pd.DataFrame:
         except OSError as error:
             log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
             _unsaved[key] = found.copy()
-    return found
+    return _noted(found)
+
+
+def _noted(table: pd.DataFrame) -> pd.DataFrame:
+    ledger.note("docstrings of the installed packages", len(table), lambda: ledger.of_table(table[["name", "code"]]))
+    return table
 
 
 def manifest() -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The command line: `lab report`, `lab sweep`, `lab list`, `lab doctor`."""
+"""The command line: `lab report`, `lab sweep`, `lab list`, `lab docs`, `lab doctor`."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lab.reports import doctor, notebook, parameters, pool
+from lab.reports import compare, doctor, notebook, parameters, pool
 from lab.reports.runner import TIMEOUT, prepare, run_all
 from lab.reports.sweep import cluster, expand, read, sweep
 
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="run notebooks, leave one HTML file each and an index")
     report.add_argument("notebooks", nargs="*", metavar="notebook", help="a file, or a name in notebooks/; none = all")
     report.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (reports)")
+    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="lay two runs side by side: folders or reports")
     report.set_defaults(command=_report)
 
     grid = commands.add_parser("sweep", help="run one notebook over a grid of parameters: one table, one page")
@@ -58,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("notebooks", nargs="*", metavar="notebook")
     listing.set_defaults(command=_list)
 
+    docs = commands.add_parser("docs", help="write the reference beside the reports: one folder, a site")
+    docs.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (reports)")
+    docs.set_defaults(command=_docs)
+
     commands.add_parser("doctor", help="versions, devices, bundled model, caches, what is missing").set_defaults(
         command=lambda _: doctor.examine()
     )
@@ -65,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.compare:
+        if options.notebooks or options.p or options.preset:
+            raise ValueError("--compare looks at runs that are there; it takes no notebook, parameter or preset")
+        print(compare.write(*options.compare, options.out).resolve())
+        return 0
     given = _given(options)
     # every notebook is checked before the first kernel starts
     jobs = [prepare(path, **_values(path, given)) for path in _found(options.notebooks)]
@@ -106,6 +116,13 @@ def _given(options: argparse.Namespace) -> dict[str, str]:
         if given.setdefault(name, text) != text:
             raise ValueError(f"parameter {name!r} is given twice: {given[name]!r} and {text!r}")
     return given
+
+
+def _docs(options: argparse.Namespace) -> int:
+    from lab.reports import reference  # it imports every room
+
+    print(reference.write(options.out).resolve())
+    return 0
 
 
 def _say(line: str) -> None:

@@ -18,7 +18,7 @@ class Record:
     status "done" or "failed"; cell counts all cells of the source notebook from 1, None = before the first.
     verdict and question are markdown; figure is plotly JSON or None; parameters holds every value used,
     changed the default of each that was given another value; results what the notebook handed over by
-    `lab.reports.result`; beside how many others could run at the same time.
+    `lab.reports.result`; data what was read, each {name, rows, sha256}; beside how many others could run at the time.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Record:
     parameters: dict
     changed: dict
     results: dict
+    data: list[dict]
     versions: dict[str, str]
     device: str
     started: str

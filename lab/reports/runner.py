@@ -15,16 +15,23 @@ TIMEOUT = 3600.0  # seconds for one notebook
 
 
 def run(
-    notebook: str | Path, out: str | Path = "reports", *, timeout: int | float | None = TIMEOUT, **parameters: object
+    notebook: str | Path,
+    out: str | Path = "reports",
+    *,
+    timeout: int | float | None = TIMEOUT,
+    see: Callable[[int, int], object] | None = None,
+    **parameters: object,
 ) -> Record:
     """Run one notebook in a fresh kernel and leave out/<stem>.ipynb, .html, .json and out/index.html.
 
-    timeout: seconds for the whole notebook, None = no limit. ValueError before any kernel starts if the
-    notebook or a parameter is not right; whatever happens after that is told by the record.
+    timeout: seconds for the whole notebook, None = no limit. see(n, of): called when n of its cells are done.
+    ValueError before any kernel starts if the notebook or a parameter is not right; whatever happens after that is
+    told by the record.
     """
     job, place = prepare(notebook, **parameters), Place(reports_folder(out))
     bar = job.name if sys.stderr.isatty() else None
-    done = keep(job, kernel.execute(job.source.node, job.given, timeout=timeout, label=bar), place)
+    executed = kernel.execute(job.source.node, job.given, timeout=timeout, label=bar, see=see)
+    done = keep(job, executed, place)
     index.write(place.folder)
     if done.error == "KeyboardInterrupt":
         raise KeyboardInterrupt
@@ -131,6 +138,7 @@ def keep(job: Job, executed: kernel.Executed, place: Place) -> Record:
         parameters=_plain(job.values),
         changed=_plain({n: default for n, value in job.given.items() if value != (default := known[n].default)}),
         results=outputs.results(cells),
+        data=executed.data,
         versions=place.versions,
         device=place.device,
         started=executed.started.isoformat(timespec="seconds"),
