@@ -11,6 +11,12 @@ DESIGNS         pooling x attention: which mask, which tokens, which layers, whi
 embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs
 LOSSES          by which loss
+    base             a tiny decoder, trained as a language model and saved as transformers saves
+    DESIGNS          pooling x attention: which mask, which tokens, which layers, which head
+    embedder         a design on a base: a SentenceTransformer
+    contrastive      trains it on pairs, by a loss of LOSSES
+    trials           designs x seeds on all cores, each run kept
+    layer_weights    what a trained one reads of each layer
 """
 
 from lab.training.base import base
@@ -25,6 +31,7 @@ from lab.training.graphs import graph_reader
 from lab.training.hourglass import hourglass
 from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
+from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
 from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
@@ -42,3 +49,24 @@ __all__ = [
     "language_model", "layer_head", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
     "several", "sparse_retriever", "together", "vitals",
 ]  # fmt: skip
+from lab.training.trials import trials
+    "DESIGNS",
+    "LOSSES",
+    "STUDY",
+    "Corpus",
+    "Design",
+    "Recipe",
+    "Run",
+    "Tuned",
+    "base",
+    "contrastive",
+    "corpus",
+    "embedder",
+    "language_model",
+    "layer_weights",
+    "max_retrieval",
+    "several",
+    "together",
+    "trials",
+    "vitals",
+]
