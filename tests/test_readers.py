@@ -66,9 +66,9 @@ def test_padding_and_neighbours_in_the_batch_change_nothing():
 def test_a_digit_reader_learns_with_every_pool():
     images, labels = lab.data.digits()
     for pool in ("cls", *PATCH_POOLS):
-        made = patch_classifier(images[:256], labels[:256], pool, layers=1, dim=16, steps=30, **QUIET)
+        made = patch_classifier(images[:200], labels[:200], pool, layers=1, dim=16, steps=12, batch=32, **QUIET)
         assert made.pooled(images[:5]).shape == (5, 16)
-        assert made.correct(images[:256], labels[:256]).mean() > 0.2, pool
+        assert made.correct(images[:200], labels[:200]).mean() > 0.15, pool
     assert made.pool.num_groups == 4
     assert made.pool.raw_p.grad.abs().sum() > 0
 
@@ -131,7 +131,7 @@ def test_words_come_apart_at_case_and_underscore():
 
 def test_flops_and_margins_are_their_formulas():
     w = torch.randn(5, 7, dtype=torch.float64).relu().requires_grad_()
-    assert float(flops(w)) == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
+    assert flops(w).item() == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
     s, t = torch.randn(2, 4, 4, dtype=torch.float64)
     gaps = [((s[i, i] - s[i, j]) - (t[i, i] - t[i, j])) ** 2 for i in range(4) for j in range(4) if i != j]
     assert float(margin_mse(s, t)) == pytest.approx(float(sum(gaps) / 12))

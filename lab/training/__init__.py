@@ -2,8 +2,8 @@
 whose pooling is: of relations, patches, characters, words, graphs and layers."""
 
 from lab.training.corpus import Corpus, corpus
-from lab.training.graphs import graph_reader
-from lab.training.hourglass import hourglass
+from lab.training.graphs import READOUTS, graph_reader
+from lab.training.hourglass import Shape, agreement, hourglass
 from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.patches import patch_classifier
@@ -15,11 +15,14 @@ from lab.training.sparse import Words, sparse_retriever
 from lab.training.vitals import vitals
 
 __all__ = [
+    "READOUTS",
     "STUDY",
     "Corpus",
     "Recipe",
     "Run",
+    "Shape",
     "Words",
+    "agreement",
     "corpus",
     "graph_reader",
     "hourglass",

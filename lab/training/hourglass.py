@@ -23,7 +23,7 @@ ENDS = ("vanilla", "fixed", "whitespace", "entropy", "gumbel")
 
 @dataclass(frozen=True)
 class Shape:
-    """Layers before the shortening, on the shortened text, and after it; a vanilla model has them all at full length."""
+    """Layers before the shortening, on the shortened text, and after it; a vanilla model has all at full length."""
 
     before: int = 1
     middle: int = 2
