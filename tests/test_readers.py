@@ -11,7 +11,7 @@ from lab.data.relations import Relations
 from lab.kernels import segment_pool, segment_torch
 from lab.training import graph_reader, hourglass, layer_head, patch_classifier, relation_reader, sparse_retriever
 from lab.training.graphs import GCN, READOUTS
-from lab.training.hourglass import ENDS, Hourglass, Shape, agreement
+from lab.training.hourglass import ENDS, Hourglass, HourglassShape, agreement
 from lab.training.layer_head import LISTENERS
 from lab.training.patches import PATCH_POOLS
 from lab.training.relations import SPANS
@@ -83,7 +83,7 @@ def texts():
 @pytest.mark.parametrize("ends", ENDS)
 def test_no_character_is_told_what_comes_after_it(ends):
     torch.manual_seed(1)
-    net = Hourglass(20, Shape(dim=16, heads=2), ends, 3, (4, 5)).eval()
+    net = Hourglass(20, HourglassShape(dim=16, heads=2), ends, 3, (4, 5)).eval()
     ids = torch.randint(20, (2, 12))
     with torch.no_grad():
         before = net(ids)[0]
@@ -96,7 +96,7 @@ def test_no_character_is_told_what_comes_after_it(ends):
 @pytest.mark.parametrize("ends", ENDS)
 def test_a_shortened_model_learns_and_says_what_it_costs(ends):
     source = lab.training.corpus(texts(), by="character", length=32)
-    shape = Shape(dim=16, heads=2)
+    shape = HourglassShape(dim=16, heads=2)
     how = {"every": 4, "marks": (2,), "batch": 8, "rate": 1e-2, "seed": 1} | QUIET
     early, late = (hourglass(source, ends, shape, steps=steps, **how).measure(source, texts=16) for steps in (1, 25))
     assert float(late.bits.mean()) < float(early.bits.mean()) - 0.5

@@ -37,7 +37,10 @@ class Reduction:
         runs, weights = self._of_batch(segments, state)
         rows: dict[int, Tensor] = {}
         if runs is not None:
-            rows |= zip(self.stats, runs.reduce(state, tuple(self.stats.values())), strict=True)
+            made = runs.reduce(state, tuple(self.stats.values()))
+            if len(self.stats) == len(self.pools):
+                return made
+            rows |= zip(self.stats, made, strict=True)
         if weights is not None:
             rows |= zip(self._linear(runs), weighted_sum(state, weights, segments).unbind(1), strict=True)
         for i, pool in enumerate(self.pools.values()):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lab.pooling.functional import Segments, Tokens, counts, is_padded
@@ -22,7 +22,7 @@ class Runs:
 
     rows: tuple[slice, ...]
     tokens: tuple[slice, ...]  # of each run, none of which is empty
-    ends: dict[str, tuple[Tensor, ...]]  # the indices in x of each segment's first and last token
+    ends: dict[str, Int[Tensor, " S"]]  # where each segment's first and last token stand, rows one behind the other
     empty: Bool[Tensor, " S"] | None  # which segments have no token, None where all have
 
     def blocks(self, x: Tokens) -> Iterator[tuple[slice, Float[Tensor, "R L D"]]]:
@@ -30,19 +30,26 @@ class Runs:
         for rows, tokens in zip(self.rows, self.tokens, strict=True):
             yield rows, x[rows, tokens] if x.ndim == 3 else x[tokens].unflatten(0, (rows.stop - rows.start, -1))
 
-    def reduce(self, x: Tokens, names: Sequence[str]) -> list[Float[Tensor, "S D"]]:
-        """first, last, mean or max of each segment, zeros for an empty one; float32 inside for half inputs."""
-        return [self._ends(x, name) if name in self.ends else self._whole(x, name) for name in names]
+    def reduce(self, x: Tokens, names: Sequence[str]) -> Float[Tensor, "P S D"]:
+        """first, last, mean or max of each segment, zeros for an empty one; float32 inside for half inputs.
 
-    def _ends(self, x: Tokens, name: str) -> Tensor:
-        y = x[self.ends[name]]
-        return y if self.empty is None else y.masked_fill(self.empty[:, None], 0)
-
-    def _whole(self, x: Tokens, name: str) -> Tensor:
-        y = x.new_zeros(len(self.ends["first"][-1]), x.shape[-1])
-        wide = torch.promote_types(x.dtype, torch.float32)
+        Each is written where it shall stand, so x must be without gradient, as what capture sees is.
+        """
+        y = x.new_empty(len(names), len(self.ends["first"]), x.shape[-1])
+        for name, out in zip(names, y, strict=True):
+            if name in self.ends:
+                torch.index_select(x.reshape(-1, x.shape[-1]), 0, self.ends[name], out=out)
+        whole = [(name, out) for name, out in zip(names, y, strict=True) if name not in self.ends]
         for rows, block in self.blocks(x):
-            y[rows] = block.amax(1) if name == "max" else block.mean(1, dtype=wide)
+            for name, out in whole:  # block by block: the second to read it finds it in the cache
+                if name == "max":
+                    torch.amax(block, 1, out=out[rows])
+                elif x.dtype in (torch.float16, torch.bfloat16):
+                    out[rows] = block.mean(1, dtype=torch.float32)
+                else:
+                    torch.mean(block, 1, out=out[rows])
+        if self.empty is not None:
+            y[:, self.empty] = 0
         return y
 
 
@@ -69,7 +76,7 @@ def find(segments: Segments) -> Runs | None:
     # that of a segment without tokens is any: what is read there is cleared
     last = (first + numbers - 1).clamp(min=0)
     first = first.clamp(max=int(last.max()))
-    which = (torch.arange(len(numbers)),) if is_padded(segments) else ()
+    start = torch.arange(len(numbers)) * segments.shape[1] if is_padded(segments) else 0
     empty = numbers == 0
-    ends = {"first": (*which, first), "last": (*which, last)}
+    ends = {"first": start + first, "last": start + last}
     return Runs(tuple(rows), tuple(tokens), ends, empty if bool(empty.any()) else None)

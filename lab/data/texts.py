@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lab.data import cache, harvest, stack
+from lab.data import cache, harvest, ledger, stack
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def docstrings(n: int = 2000, seed: int = 0, packages: Sequence[str] | None = No
         raise ValueError(f"n={n} docstrings asked for, but there are {len(table)}; ask for fewer or more packages")
     generator = np.random.default_rng(seed)
     rows = table.groupby("package", sort=True).indices
-    shares = _shares([len(found) for found in rows.values()], n, generator)
+    shares = even_shares([len(found) for found in rows.values()], n, generator)
     drawn = [generator.choice(found, k, replace=False) for found, k in zip(rows.values(), shares, strict=True)]
     return table.iloc[generator.permutation(np.concatenate(drawn))].reset_index(drop=True)
 
@@ -74,7 +74,7 @@ def corpus() -> pd.DataFrame:
     key = _key(versions)
     path = cache.folder() / f"docstrings-{key}.parquet"
     if key in _unsaved:
-        return _unsaved[key].copy()
+        return _noted(_unsaved[key].copy())
     found = _load(path)
     if found is None:
         content = _parquet(*_harvest(versions))
@@ -84,7 +84,12 @@ def corpus() -> pd.DataFrame:
         except OSError as error:
             log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
             _unsaved[key] = found.copy()
-    return found
+    return _noted(found)
+
+
+def _noted(table: pd.DataFrame) -> pd.DataFrame:
+    ledger.note("docstrings of the installed packages", len(table), lambda: ledger.of_table(table[["name", "code"]]))
+    return table
 
 
 def manifest() -> pd.DataFrame:
@@ -101,7 +106,7 @@ def manifest() -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
+def even_shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
     """Fill equal shares like water: min(size, level) each, what remains one by one to drawn others."""
     sizes = np.asarray(sizes)
     low, high = 0, int(sizes.max())  # the level is the highest whose sum is at most n

@@ -19,11 +19,16 @@ The kernel is the Python that runs `lab`, with its environment; the working dire
 the command was given, so relative paths in parameters mean what they mean in that shell. Each notebook has a
 fresh kernel, one deadline for all its cells, and leaves out/<stem>.ipynb, .html and .json whatever happens.
 
-Reading order: parameters, notebook, kernel, record, runner; then markdown, figures, outputs,
-render, index; then machine, doctor, cli.
+Two runs are laid side by side by `lab report --compare a b`; `lab docs` writes the reference of the package beside the
+reports; `questions`, `uses` and `Form` are the start page.
+
+Reading order: parameters, notebook, kernel, record, runner; then markdown, rounding, figures, outputs, render,
+thumbnail, index, compare; then docstring, reference; start, form; machine, doctor, cli.
 """
 
+from lab.reports.form import Form
 from lab.reports.record import Record
 from lab.reports.runner import Job, prepare, run, run_all
+from lab.reports.start import contents, questions, uses
 
-__all__ = ["Job", "Record", "prepare", "run", "run_all"]
+__all__ = ["Form", "Job", "Record", "contents", "prepare", "questions", "run", "run_all", "uses"]

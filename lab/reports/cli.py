@@ -1,11 +1,11 @@
-"""The command line: `lab report`, `lab list`, `lab doctor`."""
+"""The command line: `lab report`, `lab list`, `lab docs`, `lab doctor`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.reports import doctor, notebook, parameters
+from lab.reports import compare, doctor, notebook, parameters
 from lab.reports.runner import TIMEOUT, Job, prepare, run_all
 
 FOLDER = Path("notebooks")
@@ -37,11 +37,16 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=TIMEOUT, help=f"seconds per notebook, 0 = no limit ({TIMEOUT:.0f})"
     )
     report.add_argument("--force", action="store_true", help="run again even what is up to date")
+    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="lay two runs side by side: folders or reports")
     report.set_defaults(command=_report)
 
     listing = commands.add_parser("list", help="the notebooks, their questions and parameters")
     listing.add_argument("notebooks", nargs="*", metavar="notebook")
     listing.set_defaults(command=_list)
+
+    docs = commands.add_parser("docs", help="write the reference beside the reports: one folder, a site")
+    docs.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (reports)")
+    docs.set_defaults(command=_docs)
 
     commands.add_parser("doctor", help="versions, devices, bundled model, caches, what is missing").set_defaults(
         command=lambda _: doctor.examine()
@@ -50,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.compare:
+        if options.notebooks or options.p or options.preset:
+            raise ValueError("--compare looks at runs that are there; it takes no notebook, parameter or preset")
+        print(compare.write(*options.compare, options.out).resolve())
+        return 0
     if options.timeout < 0:
         raise ValueError(f"--timeout: expected seconds, or 0 for no limit, got {options.timeout:g}")
     given = {}
@@ -61,6 +71,13 @@ def _report(options: argparse.Namespace) -> int:
     records = run_all(jobs, options.out, timeout=options.timeout or None, force=options.force, say=_say)
     print((options.out / "index.html").resolve())
     return 1 if any(record.failed for record in records) else 0
+
+
+def _docs(options: argparse.Namespace) -> int:
+    from lab.reports import reference  # it imports every room
+
+    print(reference.write(options.out).resolve())
+    return 0
 
 
 def _say(line: str) -> None:

@@ -6,10 +6,14 @@ ones pending. It stands on papermill's client class, hence papermill==2.7.* in p
 """
 
 import logging
+import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from lab.reports.notebook import MARKER, tagged
 
@@ -25,49 +29,65 @@ class Failure:
 
 @dataclass(frozen=True)
 class Executed:
-    """An executed notebook, whole or partial."""
+    """An executed notebook, whole or partial; data: what it read through lab.data, each {name, rows, sha256}."""
 
     notebook: dict
     failure: Failure | None
     seconds: float
+    data: list[dict]
 
 
-def execute(node: dict, parameters: dict, *, timeout: int | float | None, label: str | None) -> Executed:
+def execute(
+    node: dict,
+    parameters: dict,
+    *,
+    timeout: int | float | None,
+    label: str | None,
+    see: Callable[[int, int], object] | None = None,
+) -> Executed:
     """Run all cells of `node`, with `parameters` injected after its parameters cell.
 
     timeout: seconds for the whole notebook, None = no limit. label: names the progress bar, None = no bar.
-    Never raises for what a notebook does; the failure is in the result. A KeyboardInterrupt in this
-    process stops the kernel and is a failure too, for the caller to raise again.
+    see(n, of): called before each cell, when n are done. Never raises for what a notebook does; the failure is in
+    the result. A KeyboardInterrupt in this process stops the kernel and is a failure too, for the caller to raise
+    again.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+
+    from lab.data import ledger
 
     _register()
     started = time.monotonic()
     kept: list[tuple] = []
     failure = None
-    try:
-        papermill.execute_notebook(
-            node,
-            None,
-            parameters=parameters,
-            engine_name="lab",
-            kernel_name="lab",
-            language="python",
-            request_save_on_cell_execute=False,
-            progress_bar={"desc": label, "leave": False} if label else False,
-            deadline=None if timeout is None else started + timeout,
-            limit=timeout,
-            kept=kept,
-        )
-    except PapermillExecutionError:
-        pass  # the client has recorded it, with the right cell
-    except (RuntimeError, OSError) as error:
-        failure = Failure(None, "KernelStartError", f"the kernel did not start: {error}")
+    with tempfile.TemporaryDirectory(prefix="lab-ledger-") as scratch:
+        read = Path(scratch) / "read.jsonl"
+        try:
+            papermill.execute_notebook(
+                node,
+                None,
+                parameters=parameters,
+                engine_name="lab",
+                kernel_name="lab",
+                language="python",
+                request_save_on_cell_execute=False,
+                progress_bar={"desc": label, "leave": False} if label else False,
+                deadline=None if timeout is None else started + timeout,
+                limit=timeout,
+                see=see,
+                environment=os.environ | {ledger.VARIABLE: str(read)},
+                kept=kept,
+            )
+        except PapermillExecutionError:
+            pass  # the client has recorded it, with the right cell
+        except (RuntimeError, OSError) as error:
+            failure = Failure(None, "KernelStartError", f"the kernel did not start: {error}")
+        data = ledger.readings(read)
     notebook, client = kept[0]
     failure = client.failure or failure
     notebook.cells = [cell for cell in notebook.cells if not tagged(cell, MARKER)]
-    return Executed(notebook, failure, time.monotonic() - started)
+    return Executed(notebook, failure, time.monotonic() - started, data)
 
 
 @cache
@@ -93,11 +113,14 @@ def _register() -> None:
 
     class Client(PapermillNotebookClient):
         failure: Failure | None = None
+        see: Callable[[int, int], object] | None = None
 
         def execute(self, **kwargs):
             self.reset_execution_trackers()
             with self.setup_kernel(**kwargs):
                 for index, cell in enumerate(self.nb.cells):
+                    if self.see:
+                        self.see(index, len(self.nb.cells))
                     self.nb_man.cell_start(cell, index)
                     self._one(index, cell)
                     self.nb_man.cell_complete(cell, index)
@@ -132,7 +155,7 @@ def _register() -> None:
 
     class LabEngine(Engine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, *, deadline, limit, kept, **_):
+        def execute_managed_notebook(cls, nb_man, kernel_name, *, deadline, limit, see, environment, kept, **_):
             client = Client(
                 nb_man,
                 kernel_manager_class=Kernel,
@@ -143,10 +166,10 @@ def _register() -> None:
                 timeout_func=deadline and (lambda _: max(deadline - time.monotonic(), 0.001)),
                 log=quiet,
             )
-            client.limit = limit
+            client.limit, client.see = limit, see
             kept.append((nb_man.nb, client))
             # keys of their own for each kernel: encrypted and without ipykernel's warning about plain TCP
-            client.execute(**({"transport_encryption": "auto"} if zmq.has("curve") else {}))
+            client.execute(env=environment, **({"transport_encryption": "auto"} if zmq.has("curve") else {}))
 
     class Translator(PythonTranslator):
         """papermill's writes a tuple as a string."""

@@ -17,7 +17,7 @@ class Record:
 
     status "done" or "failed"; cell counts all cells of the source notebook from 1, None = before the first.
     verdict and question are markdown; figure is plotly JSON or None; parameters holds every value used,
-    changed the default of each that was given another value.
+    changed the default of each that was given another value; data what was read, each {name, rows, sha256}.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Record:
     reason: str
     parameters: dict
     changed: dict
+    data: list[dict]
     versions: dict[str, str]
     device: str
     started: str

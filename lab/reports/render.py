@@ -89,8 +89,18 @@ def tell(cells: Sequence[dict], record: Record, folder: Path) -> Story:
     return Story(told, headings, drawn, first)
 
 
+def environment():
+    """Templates of pages that are no notebook: everything escaped unless it is Markup."""
+    from jinja2 import Environment, FileSystemLoader
+
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    made.filters |= filters()
+    made.globals["plotly"] = figures.plotly
+    return made
+
+
 def filters() -> dict:
-    """What report and index templates share."""
+    """What the templates share."""
     return {
         "markdown": markdown.html,
         "plain": markdown.text,

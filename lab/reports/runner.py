@@ -43,15 +43,21 @@ def prepare(path: str | Path, /, **given: object) -> Job:
 
 
 def run(
-    notebook: str | Path, out: str | Path = "reports", *, timeout: int | float | None = TIMEOUT, **parameters: object
+    notebook: str | Path,
+    out: str | Path = "reports",
+    *,
+    timeout: int | float | None = TIMEOUT,
+    see: Callable[[int, int], object] | None = None,
+    **parameters: object,
 ) -> Record:
     """Run one notebook in a fresh kernel and leave out/<stem>.ipynb, .html, .json and out/index.html.
 
-    timeout: seconds for the whole notebook, None = no limit. ValueError before any kernel starts if the
+    timeout: seconds for the whole notebook, None = no limit. see(n, of): called when n of its cells are done.
+    ValueError before any kernel starts if the
     notebook or a parameter is not right; whatever happens after that is told by the record.
     """
     job = prepare(notebook, **parameters)
-    return _carry_out(job, _folder(out), timeout, machine.versions(), machine.device())
+    return _carry_out(job, _folder(out), timeout, machine.versions(), machine.device(), see)
 
 
 def run_all(
@@ -102,12 +108,19 @@ def _still_true(job: Job, folder: Path, versions: Mapping[str, str], device: str
     return found if whole else None
 
 
-def _carry_out(job: Job, folder: Path, timeout: int | float | None, versions: dict[str, str], device: str) -> Record:
+def _carry_out(
+    job: Job,
+    folder: Path,
+    timeout: int | float | None,
+    versions: dict[str, str],
+    device: str,
+    see: Callable[[int, int], object] | None = None,
+) -> Record:
     import nbformat
 
     started = datetime.datetime.now(datetime.UTC)
     bar = job.name if sys.stderr.isatty() else None  # in a log, the lines of run_all are enough
-    executed = kernel.execute(job.source.node, job.given, timeout=timeout, label=bar)
+    executed = kernel.execute(job.source.node, job.given, timeout=timeout, label=bar, see=see)
     cells, failure, known = executed.notebook["cells"], executed.failure, job.source.known
     done = Record(
         name=job.name,
@@ -121,6 +134,7 @@ def _carry_out(job: Job, folder: Path, timeout: int | float | None, versions: di
         reason=failure.reason if failure else "",
         parameters=_plain(job.values),
         changed=_plain({n: default for n, value in job.given.items() if value != (default := known[n].default)}),
+        data=executed.data,
         versions=versions,
         device=device,
         started=started.isoformat(timespec="seconds"),
