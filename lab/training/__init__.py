@@ -27,8 +27,8 @@ from lab.training.corpus import Corpus, corpus
 from lab.training.designs import DESIGNS, Design
 from lab.training.embedder import embedder
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
-from lab.training.graphs import graph_reader
-from lab.training.hourglass import hourglass
+from lab.training.graphs import READOUTS, graph_reader
+from lab.training.hourglass import HourglassShape, agreement, hourglass
 from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
@@ -43,8 +43,9 @@ from lab.training.sparse import Words, sparse_retriever
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "STUDY", "Classified", "ClassifierRecipe", "Corpus",
-    "Design", "FreeFeatures", "Headed", "Mixed", "Recipe", "Run", "Tuned", "Words", "base", "classify",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
+    "Corpus",
+    "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words", "agreement", "base", "classify",
     "contrastive", "corpus", "embedder", "expected_lengths", "free_features", "graph_reader", "hourglass",
     "language_model", "layer_head", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
     "several", "sparse_retriever", "together", "vitals",
