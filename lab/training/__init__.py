@@ -40,34 +40,14 @@ from lab.training.relations import relation_reader
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
 from lab.training.sparse import Words, sparse_retriever
+from lab.training.trials import trials
 from lab.training.vitals import vitals
 
 __all__ = [
     "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
-    "Corpus",
-    "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words", "agreement", "base", "classify",
-    "contrastive", "corpus", "embedder", "expected_lengths", "free_features", "graph_reader", "hourglass",
-    "language_model", "layer_head", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
-    "several", "sparse_retriever", "together", "vitals",
-]  # fmt: skip
-from lab.training.trials import trials
-    "DESIGNS",
-    "LOSSES",
-    "STUDY",
-    "Corpus",
-    "Design",
-    "Recipe",
-    "Run",
-    "Tuned",
-    "base",
-    "contrastive",
-    "corpus",
-    "embedder",
-    "language_model",
-    "layer_weights",
-    "max_retrieval",
-    "several",
-    "together",
-    "trials",
+    "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words",
+    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "free_features",
+    "graph_reader", "hourglass", "language_model", "layer_head", "layer_weights", "max_retrieval", "mixed",
+    "patch_classifier", "projected", "relation_reader", "several", "sparse_retriever", "together", "trials",
     "vitals",
-]
+]  # fmt: skip
