@@ -9,14 +9,9 @@ projected       a contrastive encoder of planted features, under a projection he
 base            a tiny decoder, trained as a language model and saved as transformers saves
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
-contrastive     trains it on pairs
-LOSSES          by which loss
-    base             a tiny decoder, trained as a language model and saved as transformers saves
-    DESIGNS          pooling x attention: which mask, which tokens, which layers, which head
-    embedder         a design on a base: a SentenceTransformer
-    contrastive      trains it on pairs, by a loss of LOSSES
-    trials           designs x seeds on all cores, each run kept
-    layer_weights    what a trained one reads of each layer
+contrastive     trains it on pairs, by a loss of LOSSES
+trials          designs x seeds on all cores, each run kept
+layer_weights   what a trained one reads of each layer
 """
 
 from lab.training.base import base
