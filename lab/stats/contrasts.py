@@ -1,4 +1,4 @@
-"""What a claim of a difference is worth: it holds, it does not, or there is too little power to say."""
+"""Is one design better than another, as somebody said? It holds, it does not, or there is too little power to say."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SIZES = (3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 
 
 @dataclass(frozen=True)
-class Claim:
+class Contrast:
     """That one label of an axis scores higher than another, or, with more=False, that it does not."""
 
     says: str
@@ -26,9 +26,9 @@ class Claim:
     more: bool = True
 
 
-def judge(
+def contrasts(
     scores: xr.DataArray,
-    claims: Iterable[Claim],
+    said: Iterable[Contrast],
     *,
     along: str = "design",
     within: str = "kind",
@@ -54,21 +54,21 @@ def judge(
     Variables over claim: difference, low, high, p, attainable, holm, dz, seeds, verdict; coordinate says.
     Raises ValueError for labels that are not there, no claim, one unit only, and NaN among the scores asked.
     """
-    claims = list(claims)
-    if not claims or not margin > 0 or test not in TESTS:
+    said = list(said)
+    if not said or not margin > 0 or test not in TESTS:
         raise ValueError(
-            f"needed are a claim, a positive margin and a test of {list(TESTS)}; got {len(claims)}, {margin}, {test!r}"
+            f"needed are a claim, a positive margin and a test of {list(TESTS)}; got {len(said)}, {margin}, {test!r}"
         )
     rows = [
         _row(_apart(scores, claim, along, within), claim, margin, test, unit,
              {"draws": draws, "level": level, "seed": seed})
-        for claim in claims
+        for claim in said
     ]  # fmt: skip
-    table = xr.concat(rows, "claim").assign_coords(claim=range(len(claims)), says=("claim", [c.says for c in claims]))
+    table = xr.concat(rows, "claim").assign_coords(claim=range(len(said)), says=("claim", [c.says for c in said]))
     return table.assign(holm=holm(table["p"])).assign_attrs(margin=margin, test=test, unit=unit, level=level)
 
 
-def _apart(scores: xr.DataArray, claim: Claim, along: str, within: str) -> xr.DataArray:
+def _apart(scores: xr.DataArray, claim: Contrast, along: str, within: str) -> xr.DataArray:
     there = scores[along].values.tolist()
     if missing := [name for name in (claim.better, claim.than) if name not in there]:
         raise ValueError(f"no {along} {missing}; there are {there}")
@@ -80,7 +80,7 @@ def _apart(scores: xr.DataArray, claim: Claim, along: str, within: str) -> xr.Da
     return checked(apart.dropna("example", how="all"), ["seed", "dataset", "example"], fewest=1)
 
 
-def _row(apart: xr.DataArray, claim: Claim, margin: float, test: str, unit: str, drawn: dict) -> xr.Dataset:
+def _row(apart: xr.DataArray, claim: Contrast, margin: float, test: str, unit: str, drawn: dict) -> xr.Dataset:
     interval = levels(apart, [("seed",), ("dataset", "example")], **drawn)
     pairs = apart.mean([axis for axis in ("seed", "dataset", "example") if axis != unit])
     tested = TESTS[test](pairs, unit)
