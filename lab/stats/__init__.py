@@ -14,8 +14,8 @@ contrasts     is one design better than another: it holds, it does not, or too l
 
 from lab.stats.bca import bca
 from lab.stats.bootstrap import bootstrap
-from lab.stats.contrasts import Contrast, contrasts
 from lab.stats.compare import compare
+from lab.stats.contrasts import Contrast, contrasts
 from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from lab.stats.exact import TESTS, sign_flip, wilcoxon
 from lab.stats.holm import holm
@@ -32,9 +32,9 @@ __all__ = [
     "cliffs_delta",
     "cohen_dz",
     "compare",
+    "contrasts",
     "holm",
     "in_words",
-    "contrasts",
     "levels",
     "power",
     "rank_biserial",
