@@ -189,7 +189,8 @@ def test_matryoshka_2d_draws_a_layer_and_a_width(bert):
             total = sum(nce.of(Batch(part)) for part in four) + coordinate_agreement(early, last)
             wants[at, dim] = round(total.item(), 9)
     torch.manual_seed(0)
-    seen = {round(loss(given).item(), 9) for _ in range(40)}
+    columns = [loss.embed(one) for one in given]
+    seen = {round(loss.of(Batch(columns)).item(), 9) for _ in range(40)}
     assert seen == set(wants.values())
     assert len(seen) == 4
 
@@ -289,6 +290,15 @@ def test_coupled_counts_what_the_selector_would_not_have_shown_less(bert, folder
     value, grads = gradients(loss, bert, features(bert, QUERIES, ANSWERS))
     assert value < gradients(InfoNCE(bert), bert, features(bert, QUERIES, ANSWERS))[0]
     assert grads
+
+
+def test_a_guide_that_masks_nothing_is_plain_infonce_and_one_that_sees_a_copy_masks_it(bert, folders):
+    given = [QUERIES, ANSWERS[:6] + ANSWERS[:1]]  # the last answer is the first one's copy
+    options = {"guide": fresh(folders), "contrast_anchors": False, "contrast_positives": False}
+    plain = gradients(InfoNCE(bert), bert, features(bert, *given))
+    assert_same(gradients(LOSSES["gist"](bert, margin=-10.0, **options), bert, features(bert, *given), None), plain)
+    masked = gradients(LOSSES["gist"](bert, margin=1e-9, **options), bert, features(bert, *given), None)
+    assert masked[0] < plain[0]
 
 
 def test_agreement_asks_the_decoder(folders):
