@@ -1,6 +1,7 @@
 """lab.training.losses on tiny models: layers in one pass, GradCache to the same gradient, the trainer."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -340,7 +341,7 @@ def test_sentence_transformers_trainer_trains_them(folders, tmp_path):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
     model = fresh(folders).float()
-    loss = Cached(model, LOSSES["starbucks"](model, pairs=PAIRS), mini_batch=2)
+    loss = LOSSES["in_mini_batches"](model, partial(LOSSES["starbucks"], pairs=PAIRS), mini_batch=2)
     before = copy.deepcopy(model.state_dict())
     trainer = SentenceTransformerTrainer(
         model=model,
