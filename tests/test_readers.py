@@ -11,7 +11,7 @@ from lab.data.relations import Relations
 from lab.kernels import segment_pool, segment_torch
 from lab.training import graph_reader, hourglass, layer_head, patch_classifier, relation_reader, sparse_retriever
 from lab.training.graphs import GCN, READOUTS
-from lab.training.hourglass import ENDS, Hourglass, Shape, agreement
+from lab.training.hourglass import ENDS, Hourglass, HourglassShape, agreement
 from lab.training.layer_head import LISTENERS
 from lab.training.patches import PATCH_POOLS
 from lab.training.relations import SPANS
@@ -66,9 +66,9 @@ def test_padding_and_neighbours_in_the_batch_change_nothing():
 def test_a_digit_reader_learns_with_every_pool():
     images, labels = lab.data.digits()
     for pool in ("cls", *PATCH_POOLS):
-        made = patch_classifier(images[:256], labels[:256], pool, layers=1, dim=16, steps=30, **QUIET)
+        made = patch_classifier(images[:200], labels[:200], pool, layers=1, dim=16, steps=12, batch=32, **QUIET)
         assert made.pooled(images[:5]).shape == (5, 16)
-        assert made.correct(images[:256], labels[:256]).mean() > 0.2, pool
+        assert made.correct(images[:200], labels[:200]).mean() > 0.15, pool
     assert made.pool.num_groups == 4
     assert made.pool.raw_p.grad.abs().sum() > 0
 
@@ -83,7 +83,7 @@ def texts():
 @pytest.mark.parametrize("ends", ENDS)
 def test_no_character_is_told_what_comes_after_it(ends):
     torch.manual_seed(1)
-    net = Hourglass(20, Shape(dim=16, heads=2), ends, 3, (4, 5)).eval()
+    net = Hourglass(20, HourglassShape(dim=16, heads=2), ends, 3, (4, 5)).eval()
     ids = torch.randint(20, (2, 12))
     with torch.no_grad():
         before = net(ids)[0]
@@ -96,7 +96,7 @@ def test_no_character_is_told_what_comes_after_it(ends):
 @pytest.mark.parametrize("ends", ENDS)
 def test_a_shortened_model_learns_and_says_what_it_costs(ends):
     source = lab.training.corpus(texts(), by="character", length=32)
-    shape = Shape(dim=16, heads=2)
+    shape = HourglassShape(dim=16, heads=2)
     how = {"every": 4, "marks": (2,), "batch": 8, "rate": 1e-2, "seed": 1} | QUIET
     early, late = (hourglass(source, ends, shape, steps=steps, **how).measure(source, texts=16) for steps in (1, 25))
     assert float(late.bits.mean()) < float(early.bits.mean()) - 0.5
@@ -131,7 +131,7 @@ def test_words_come_apart_at_case_and_underscore():
 
 def test_flops_and_margins_are_their_formulas():
     w = torch.randn(5, 7, dtype=torch.float64).relu().requires_grad_()
-    assert float(flops(w)) == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
+    assert flops(w).item() == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
     s, t = torch.randn(2, 4, 4, dtype=torch.float64)
     gaps = [((s[i, i] - s[i, j]) - (t[i, i] - t[i, j])) ** 2 for i in range(4) for j in range(4) if i != j]
     assert float(margin_mse(s, t)) == pytest.approx(float(sum(gaps) / 12))

@@ -25,7 +25,11 @@ window.unpack = (buffers) => buffers.map((b) => new DataView(Uint8Array.from(ato
 window.dirty = {};
 window.model = {
   get: (name) => window.traits[name],
-  set: (name, value) => { if (window.traits[name] !== value) { window.traits[name] = value; window.dirty[name] = value; window.fire(`change:${name}`); } },
+  set: (name, value) => {
+    if (window.traits[name] === value) return;
+    window.traits[name] = window.dirty[name] = value;
+    window.fire(`change:${name}`);
+  },
   save_changes: () => { window.outbox.push({ state: window.dirty }); window.dirty = {}; },
   on: (name, act) => { (window.heard[name] ??= []).push(act); },
   off: (name, act) => { window.heard[name] = (window.heard[name] ?? []).filter((one) => one !== act); },
@@ -33,8 +37,9 @@ window.model = {
 };
 window.fire = (name, ...given) => (window.heard[name] ?? []).slice().forEach((act) => act(...given));
 window.take = (message) => {
-  if (message.state) for (const [name, value] of Object.entries(message.state)) { window.traits[name] = value; window.fire(`change:${name}`); }
-  else window.fire("msg:custom", message.content, window.unpack(message.buffers));
+  if (!message.state) { window.fire("msg:custom", message.content, window.unpack(message.buffers)); return; }
+  Object.assign(window.traits, message.state);
+  for (const name of Object.keys(message.state)) window.fire(`change:${name}`);
 };
 window.begin = async (esm, css, traits) => {
   Object.assign(window.traits, traits);
@@ -54,7 +59,7 @@ class Wire:
     def __init__(self):
         self.waiting = []
 
-    def send(self, data=None, metadata=None, buffers=None):
+    def send(self, data=None, metadata=None, buffers=None):  # noqa: ARG002 - named so by who calls
         self.waiting.append((data, [bytes(buffer) for buffer in buffers or []]))
 
     def on_msg(self, act):

@@ -9,10 +9,12 @@ holm          what is left of many p-values in one declared family
 cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of chances
 power         how many seeds would show this?
 compare       all of it for designs side by side, in one table; lab.plots.forest draws it
+judge         claims of a difference: it holds, it does not, or too little power, and how many seeds would settle it
 """
 
 from lab.stats.bca import bca
 from lab.stats.bootstrap import bootstrap
+from lab.stats.claims import Claim, judge
 from lab.stats.compare import compare
 from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from lab.stats.exact import TESTS, sign_flip, wilcoxon
@@ -23,6 +25,7 @@ from lab.stats.words import best, in_words
 
 __all__ = [
     "TESTS",
+    "Claim",
     "bca",
     "best",
     "bootstrap",
@@ -31,6 +34,7 @@ __all__ = [
     "compare",
     "holm",
     "in_words",
+    "judge",
     "levels",
     "power",
     "rank_biserial",

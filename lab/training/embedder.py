@@ -22,7 +22,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 def embedder(
-    base: Loaded | str | Path,
+    base: Any,
     design: Design | str,
     *,
     seed: int = 0,
