@@ -8,11 +8,13 @@ wilcoxon      the signed-rank test, exact with ties too
 holm          what is left of many p-values in one declared family
 cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of chances
 power         how many seeds would show this?
+judge         claims: on which side of zero each says it is, and whether it is there; verdict, in words
 compare       all of it for designs side by side, in one table; lab.plots.forest draws it
 """
 
 from lab.stats.bca import bca
 from lab.stats.bootstrap import bootstrap
+from lab.stats.claims import judge, verdict
 from lab.stats.compare import compare
 from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from lab.stats.exact import TESTS, sign_flip, wilcoxon
@@ -31,9 +33,11 @@ __all__ = [
     "compare",
     "holm",
     "in_words",
+    "judge",
     "levels",
     "power",
     "rank_biserial",
     "sign_flip",
+    "verdict",
     "wilcoxon",
 ]
