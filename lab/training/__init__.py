@@ -37,9 +37,8 @@ from lab.training.vitals import vitals
 
 __all__ = [
     "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
-    "Corpus",
-    "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words", "agreement", "base", "classify",
-    "contrastive", "corpus", "embedder", "expected_lengths", "free_features", "graph_reader", "hourglass",
-    "language_model", "layer_head", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
-    "several", "sparse_retriever", "together", "vitals",
+    "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words",
+    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "free_features",
+    "graph_reader", "hourglass", "language_model", "layer_head", "max_retrieval", "mixed", "patch_classifier",
+    "projected", "relation_reader", "several", "sparse_retriever", "together", "vitals",
 ]  # fmt: skip
