@@ -208,10 +208,10 @@ def test_ten_thousand_points_move_and_a_million_draw(host, n):
     table = pd.DataFrame({"number": np.arange(n), "kind": np.arange(n) % 5})
     widget = lab.widgets.explorer(states, table, text="number", colour="kind")
     page = host(widget)
-    page.until(f"{SHOWN}[0] === 1", 90)
+    page.until(f"{SHOWN}[0] === 1")
     first = time.perf_counter() - page.began
     widget.layer = 0
-    page.until(f"{SHOWN}[0] === 0", 90)
+    page.until(f"{SHOWN}[0] === 0")
     morph = json.loads(page.page.evaluate("document.getElementById('root').dataset.frames"))
     box = page.box(".lab-points")
     page.page.mouse.move(box["x"] + 200, box["y"] + 200)
@@ -220,7 +220,7 @@ def test_ten_thousand_points_move_and_a_million_draw(host, n):
     page.page.mouse.up()
     began = time.perf_counter()
     page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.until("/[0-9]+: [0-9]/.test(document.querySelector('.lab-tip').innerText)", 90)
+    page.until("/[0-9]+: [0-9]/.test(document.querySelector('.lab-tip').innerText)")
     hover = time.perf_counter() - began
     line = [[-0.2, -0.2], [0.2, -0.2], [0.2, 0.2], [-0.2, 0.2]]
     began = time.perf_counter()
@@ -231,7 +231,7 @@ def test_ten_thousand_points_move_and_a_million_draw(host, n):
         page.page.mouse.move(box["x"] + box["width"] / 2 + 300 * dx, box["y"] + box["height"] / 2 + 300 * dy)
     page.page.mouse.up()
     page.page.keyboard.up("Shift")
-    page.until(lambda: widget.selected.size > n // 1000, 90)
+    page.until(lambda: widget.selected.size > n // 1000)
     took = time.perf_counter() - began
     cost = page.page.evaluate(ONE_FRAME.replace("__n", str(n)))
     morphing = f"a frame of a morph {np.median(morph):.0f} ms ({len(morph)} frames)"
@@ -250,13 +250,13 @@ def test_the_sink_viewer_is_clicked(host, minilm):
     page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/0'")
     assert (widget.layer, widget.head) == (6, 2)
     page.page.locator("select").first.select_option("softpick")
-    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/0'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/0'")
     page.page.locator("input[type=range]").first.focus()
     page.page.keyboard.press("ArrowRight")
-    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/1'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/1'")
     assert "<script>" in page.text(".lab-full")
     page.page.locator("select").first.select_option("softmax")
-    page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/1'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/1'")
     assert widget.message == ""
 
 
@@ -300,13 +300,13 @@ def test_the_cockpit_starts_stops_and_resumes(host, tmp_path):
     widget = lab.widgets.cockpit(functools.partial(training(tmp_path, steps=400)))
     page = host(widget)
     page.page.get_by_role("button", name="start").click()
-    page.until("+document.getElementById('root').dataset.rows >= 2", 60)
+    page.until("+document.getElementById('root').dataset.rows >= 2")
     page.page.get_by_role("button", name="stop").click()
-    page.until(lambda: widget.state == "stopped", 60)
+    page.until(lambda: widget.state == "stopped")
     page.until("document.querySelector('.lab-state').textContent.includes('stopped')")
     steps = len(widget.rows)
     page.page.get_by_role("button", name="resume").click()
-    page.until(lambda: len(widget.rows) > steps, 60)
+    page.until(lambda: len(widget.rows) > steps)
     page.page.get_by_role("button", name="stop").click()
-    page.until(lambda: widget.state in ("stopped", "done"), 60)
+    page.until(lambda: widget.state in ("stopped", "done"))
     assert page.page.locator(".lab-chart polyline").count() >= 6
