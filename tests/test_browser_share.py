@@ -44,6 +44,12 @@ def line(*y):
     return go.Figure(go.Scatter(y=list(y))).update_layout(title="Score", xaxis_title="layer", yaxis_title="MRR")
 
 
+def rows(*names):
+    """A figure whose rows are names: its height is no scale."""
+    figure = go.Figure(go.Scatter(x=[1] * len(names), y=list(range(len(names)))))
+    return figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+
+
 def report(folder, *figures, name="evil", **changes):
     """A report of hand-made outputs: no kernel is needed to look at a page. Its path."""
     folder.mkdir(exist_ok=True)
@@ -79,8 +85,8 @@ def pages(tmp_path_factory):
     report(folder, line(1, 2), name="plain", title="Where is it?", question="Sinks?", verdict="Here.", status="failed",
            cell=2, error="KeyError", reason=EVIL)  # fmt: skip
     index.write(folder)
-    report(folder / "a", line(1, 2, 3))
-    report(folder / "b", line(10, 20, 30))
+    report(folder / "a", line(1, 2, 3), rows("one", "two"))
+    report(folder / "b", line(10, 20, 30), rows("one", "two", "three"))
     compare.write(folder / "a", folder / "b", folder)
     return folder
 
@@ -179,10 +185,11 @@ def test_two_runs_share_their_scales(pages, window):
     window.draw_all()
     ranges = "() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot._fullLayout.yaxis.range)"
     page.wait_for_function(f"() => {{ const [a, b] = ({ranges})(); return a[0] === b[0] && a[1] === b[1]; }}")
-    (low, high), _ = page.evaluate(ranges)
+    low, high = page.evaluate(ranges)[0]
     assert low < 1
     assert high > 30
-    left, right = (box.bounding_box() for box in page.locator(".js-plotly-plot").all())
+    assert page.evaluate(ranges)[2:] == [[1.5, -0.5], [2.5, -0.5]]
+    left, right = (box.bounding_box() for box in page.locator(".js-plotly-plot").all()[:2])
     assert left["x"] + left["width"] <= right["x"]
     assert left["y"] == right["y"]
 

@@ -1,6 +1,7 @@
 """The pages of the widgets in a real browser, their messages carried by widget_host: done by hand, looked at after."""
 
 import functools
+import json
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,15 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="NO CHROMIUM: the widgets were NOT opened in a browser; apt-get install chromium"
 )
 SHOWN = "JSON.parse(document.getElementById('root').dataset.shown ?? '[]')"
+
+ONE_FRAME = """async () => {
+  const canvas = document.querySelector(".lab-points"), gl = canvas.getContext("webgl2"), n = __n;
+  gl.finish();
+  const began = performance.now();
+  for (let i = 0; i < 3; i++) { gl.clear(gl.COLOR_BUFFER_BIT); gl.drawArrays(gl.POINTS, 0, n); gl.finish(); }
+  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+  return (performance.now() - began) / 3;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -123,29 +133,27 @@ def test_dragging_and_the_wheel_move_the_map_and_a_double_click_brings_it_back(h
     page.until(f"{SHOWN}[0] === 2")
     x, y = pixel(page, widget, 11)
 
-    def under(px, py):
+    def is_under(px, py):
         page.page.mouse.move(px - 40, py - 40)
         page.page.mouse.move(px, py)
-        tip = "document.querySelector('.lab-tip')"
-        page.until(f"{tip}.hidden || {tip}.textContent.includes('text')")
-        return "" if page.page.locator(".lab-tip").is_hidden() else page.text(".lab-tip")
+        page.until("document.querySelector('.lab-tip').innerText.includes('11: text 11')")
 
-    before = under(x, y)
-    assert before
+    is_under(x, y)
     middle = page.box(".lab-points")
     corner = middle["x"] + middle["width"] - 20, middle["y"] + 20
     page.page.mouse.move(*corner)
+    page.until("document.querySelector('.lab-tip').hidden")
     page.page.mouse.down()
     page.page.mouse.move(corner[0] - 60, corner[1] + 30, steps=4)
     page.page.mouse.up()
-    assert under(x - 60, y + 30) == before
+    is_under(x - 60, y + 30)
     page.page.mouse.wheel(0, -800)
-    assert under(x - 60, y + 30) == before  # what is under the pointer stays there
+    is_under(x - 60, y + 30)  # what is under the pointer stays there
     page.page.mouse.dblclick(*corner)
-    assert under(x, y) == before
+    is_under(x, y)
     page.page.locator(".lab-points").focus()
     page.page.keyboard.press("ArrowRight")
-    assert under(x - 60, y) == before
+    is_under(x - 60, y)
 
 
 @pytest.mark.parametrize("kind", ["one point", "all equal", "some NaN", "a layer of NaN"])
@@ -192,38 +200,44 @@ def test_hostile_text_shows_as_text(host):
     assert page.page.evaluate("document.getElementById('root').scrollWidth") <= 1100
 
 
-def test_ten_thousand_points_move_and_a_million_draw(host):
-    g = np.random.default_rng(0)
-    for n, layers in ((10_000, 2), (1_000_000, 1)):
-        h = g.normal(size=(layers, 1, n, 3)).astype(np.float32)
-        axes = {"layer": range(layers), "pool": ["mean"]}
-        states = xr.Dataset({"h": (("layer", "pool", "example", "dim"), h)}, coords=axes, attrs={"model": "none"})
-        table = pd.DataFrame({"text": np.arange(n), "kind": np.arange(n) % 5})
-        widget = lab.widgets.explorer(states, table, colour="kind")
-        page = host(widget)
-        began = time.perf_counter()
-        page.until(f"{SHOWN}[0] === {layers - 1}", 60)
-        first = time.perf_counter() - began
-        if layers > 1:
-            widget.layer = 0
-            page.until(f"{SHOWN}[0] === 0", 60)
-        box = page.box(".lab-points")
-        page.page.mouse.move(box["x"] + 200, box["y"] + 200)
-        page.page.mouse.down()
-        for i in range(25):
-            page.page.mouse.move(box["x"] + 200 + 4 * i, box["y"] + 200 + 2 * i)
-            time.sleep(0.016)
-        page.page.mouse.up()
-        frames = page.page.evaluate("JSON.parse(document.getElementById('root').dataset.frames)")
-        began = time.perf_counter()
-        want = lasso(page, widget, [0], margin=8)[:0] if n < 20_000 else []
-        took = time.perf_counter() - began
-        page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.until("!document.querySelector('.lab-tip').hidden", 30)
-        spread = f"{np.median(frames):.0f} ms a frame (90 %: {np.quantile(frames, 0.9):.0f})"
-        print(f"\n{n:,} points: first figure {first:.1f} s, moving {spread}, {took:.1f}", want)
-        assert len(frames) > 5
-        assert np.median(frames) < 2000  # software drawing on a busy machine; without steps a million takes more
+@pytest.mark.parametrize("n", [10_000, 1_000_000])
+def test_ten_thousand_points_move_and_a_million_draw(host, n):
+    h = np.random.default_rng(0).normal(size=(2, 1, n, 2)).astype(np.float32)
+    axes = {"layer": [0, 1], "pool": ["mean"]}
+    states = xr.Dataset({"h": (("layer", "pool", "example", "dim"), h)}, coords=axes, attrs={"model": "none"})
+    table = pd.DataFrame({"number": np.arange(n), "kind": np.arange(n) % 5})
+    widget = lab.widgets.explorer(states, table, text="number", colour="kind")
+    page = host(widget)
+    page.until(f"{SHOWN}[0] === 1")
+    first = time.perf_counter() - page.began
+    widget.layer = 0
+    page.until(f"{SHOWN}[0] === 0")
+    morph = json.loads(page.page.evaluate("document.getElementById('root').dataset.frames"))
+    box = page.box(".lab-points")
+    page.page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 260, box["y"] + 230, steps=8)
+    page.page.mouse.up()
+    began = time.perf_counter()
+    page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.until("/[0-9]+: [0-9]/.test(document.querySelector('.lab-tip').innerText)")
+    hover = time.perf_counter() - began
+    line = [[-0.2, -0.2], [0.2, -0.2], [0.2, 0.2], [-0.2, 0.2]]
+    began = time.perf_counter()
+    page.page.keyboard.down("Shift")
+    page.page.mouse.move(box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2 - 60)
+    page.page.mouse.down()
+    for dx, dy in line:
+        page.page.mouse.move(box["x"] + box["width"] / 2 + 300 * dx, box["y"] + box["height"] / 2 + 300 * dy)
+    page.page.mouse.up()
+    page.page.keyboard.up("Shift")
+    page.until(lambda: widget.selected.size > n // 1000)
+    took = time.perf_counter() - began
+    cost = page.page.evaluate(ONE_FRAME.replace("__n", str(n)))
+    morphing = f"a frame of a morph {np.median(morph):.0f} ms ({len(morph)} frames)"
+    print(f"\n{n:,} points: first figure {first:.1f} s, {morphing}, all points once {cost:.0f} ms")
+    print(f"hover {1000 * hover:.0f} ms, lasso of {widget.selected.size:,} {took:.1f} s")
+    assert len(morph) >= 4  # it moves, and does not jump
 
 
 def test_the_sink_viewer_is_clicked(host, minilm):
@@ -236,13 +250,13 @@ def test_the_sink_viewer_is_clicked(host, minilm):
     page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/0'")
     assert (widget.layer, widget.head) == (6, 2)
     page.page.locator("select").first.select_option("softpick")
-    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/0'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/0'")
     page.page.locator("input[type=range]").first.focus()
     page.page.keyboard.press("ArrowRight")
-    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/1'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softpick/6/2/1'")
     assert "<script>" in page.text(".lab-full")
     page.page.locator("select").first.select_option("softmax")
-    page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/1'", 60)
+    page.until("document.getElementById('root').dataset.pattern === 'softmax/6/2/1'")
     assert widget.message == ""
 
 
@@ -286,13 +300,13 @@ def test_the_cockpit_starts_stops_and_resumes(host, tmp_path):
     widget = lab.widgets.cockpit(functools.partial(training(tmp_path, steps=400)))
     page = host(widget)
     page.page.get_by_role("button", name="start").click()
-    page.until("+document.getElementById('root').dataset.rows >= 2", 60)
+    page.until("+document.getElementById('root').dataset.rows >= 2")
     page.page.get_by_role("button", name="stop").click()
-    page.until(lambda: widget.state == "stopped", 60)
+    page.until(lambda: widget.state == "stopped")
     page.until("document.querySelector('.lab-state').textContent.includes('stopped')")
     steps = len(widget.rows)
     page.page.get_by_role("button", name="resume").click()
-    page.until(lambda: len(widget.rows) > steps, 60)
+    page.until(lambda: len(widget.rows) > steps)
     page.page.get_by_role("button", name="stop").click()
-    page.until(lambda: widget.state in ("stopped", "done"), 60)
+    page.until(lambda: widget.state in ("stopped", "done"))
     assert page.page.locator(".lab-chart polyline").count() >= 6

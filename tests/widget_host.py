@@ -77,7 +77,7 @@ class Host:
         widget.comm = self.wire
         self.context = browser.new_context(offline=True, viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.errors, self.requests = [], []
         self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -112,7 +112,7 @@ class Host:
                 sent | {"buffers": [base64.b64encode(part).decode() for part in buffers]},
             )
 
-    def until(self, condition, seconds=20.0):
+    def until(self, condition, seconds=90.0):
         """Carry messages until a condition in Python or in the page (a string) holds."""
         end = time.perf_counter() + seconds
         while not (self.page.evaluate(condition) if isinstance(condition, str) else condition()):

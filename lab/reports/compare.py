@@ -145,9 +145,10 @@ def _has_results(cell: dict) -> bool:
 
 
 def _side_by_side(a: dict[str, dict], b: dict[str, dict], drawn: dict[str, Mapping]) -> list[Cell]:
-    """The cells with a figure, a table or words of their own, in the order of the first run, then the second's own."""
+    """The cells with a figure, a table or words of their own: the headline, then the first run's, then the second's."""
     found = []
-    for name in dict.fromkeys([*a, *b]):
+    names = dict.fromkeys([*a, *b])
+    for name in sorted(names, key=lambda name: not notebook.tagged(a.get(name) or b[name], "headline")):
         shown = [[o for o in map(_joined, (run.get(name) or {}).get("outputs", [])) if _tells(o)] for run in (a, b)]
         if not any(shown):
             continue

@@ -1,6 +1,7 @@
 """Notebooks side by side: each runs in a kernel, a process of its own, and what ends in one is lost in one."""
 
 import asyncio
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -66,13 +67,11 @@ def on_cluster(client: Any, jobs: Sequence[Job], finish: Finish, *, timeout: int
 
 def _execute(node: dict, given: dict, **options: Any) -> Executed:
     """In a thread of its own, whose event loop ends with it."""
-    from jupyter_core.utils import ensure_event_loop
-
     try:
         return kernel.execute(node, given, **options)
     finally:
-        ensure_event_loop().close()
-        asyncio.set_event_loop(None)
+        with contextlib.suppress(RuntimeError):  # a run that did not come to a loop has none to close
+            asyncio.get_event_loop().close()
 
 
 def _collect(waiting: dict[Future, Job], finish: Finish, stop: Callable, lost: tuple[type[BaseException], ...]) -> None:

@@ -161,13 +161,12 @@ def cluster(stack: ExitStack, scheduler: str | None, workers: int) -> Any:
     On a cluster of our own a task whose worker died is tried once more. ValueError: no dask here, no scheduler there.
     """
     try:
-        import dask
         from distributed import Client, LocalCluster
     except ImportError:
         raise ValueError("sweeps on a cluster need dask: pip install '.[cluster]'") from None
     if scheduler is None:
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 1}))
-        scheduler = stack.enter_context(LocalCluster(workers, threads_per_worker=1, dashboard_address=None))
+        own = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        scheduler = stack.enter_context(LocalCluster(**own, scheduler_kwargs={"allowed_failures": 1}))
     try:
         return stack.enter_context(Client(scheduler, timeout="20s"))
     except (OSError, ValueError) as error:

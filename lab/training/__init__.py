@@ -11,6 +11,7 @@ DESIGNS         pooling x attention: which mask, which tokens, which layers, whi
 embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
 trials          designs x seeds on all cores, each run kept
+export          a trained one saved, and tried in a fresh Python
 layer_weights   what a trained one reads of each layer
 """
 
@@ -21,6 +22,7 @@ from lab.training.contrastive import Tuned, contrastive
 from lab.training.corpus import Corpus, corpus
 from lab.training.designs import DESIGNS, Design
 from lab.training.embedder import embedder
+from lab.training.export import export
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
 from lab.training.graphs import READOUTS, graph_reader
 from lab.training.hourglass import HourglassShape, agreement, hourglass
@@ -41,8 +43,8 @@ from lab.training.vitals import vitals
 __all__ = [
     "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
     "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words",
-    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "free_features",
-    "graph_reader", "hourglass", "language_model", "layer_head", "layer_weights", "max_retrieval", "mixed",
-    "patch_classifier", "projected", "relation_reader", "several", "sparse_retriever", "together", "trials",
-    "vitals",
+    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "export",
+    "free_features", "graph_reader", "hourglass", "language_model", "layer_head", "layer_weights", "max_retrieval",
+    "mixed", "patch_classifier", "projected", "relation_reader", "several", "sparse_retriever", "together",
+    "trials", "vitals",
 ]  # fmt: skip

@@ -91,6 +91,7 @@
     for (const name of Object.keys(a).filter((key) => /^[xy]axis\d*$/.test(key) && b[key])) {
       const [one, other] = [a[name], b[name]];
       const alike = one.type === other.type && one.title?.text === other.title?.text && ["linear", "log"].includes(one.type);
+      if (one.ticktext || other.ticktext) continue; // rows and columns with names, not a scale
       const turned = one.range[0] > one.range[1];
       if (!alike || turned !== other.range[0] > other.range[1]) continue;
       const ends = [...one.range, ...other.range];
