@@ -11,7 +11,7 @@ from lab.data.relations import Relations
 from lab.kernels import segment_pool, segment_torch
 from lab.training import graph_reader, hourglass, layer_head, patch_classifier, relation_reader, sparse_retriever
 from lab.training.graphs import GCN, READOUTS
-from lab.training.hourglass import ENDS, Hourglass, Shape, agreement
+from lab.training.hourglass import ENDS, Hourglass, HourglassShape, agreement
 from lab.training.layer_head import LISTENERS
 from lab.training.patches import PATCH_POOLS
 from lab.training.relations import SPANS
@@ -41,10 +41,11 @@ def test_every_span_trains_and_a_seed_is_a_run(pool):
 
 def test_the_path_finds_what_the_entities_alone_cannot():
     """Without an encoder the entities say nothing of the verb; with the path a linear map is enough."""
-    how = {"sentences": 300, "dim": 16, "layers": 0, "steps": 100, "batch": 32, "rate": 0.01} | QUIET
-    path, entities = (relation_reader(pool, **how).measure([0, 3], sentences=200) for pool in ("path", "entities"))
-    assert float(path.min("distractors").mean()) > 0.95
-    assert float(entities.mean()) < 0.45  # chance is .25
+    how = {"sentences": 200, "distractors": (0, 1), "dim": 16, "layers": 0, "steps": 100, "batch": 32, "rate": 0.02}
+    readers = [relation_reader(pool, **how, **QUIET) for pool in ("path", "entities")]
+    path, entities = (reader.measure([0, 1], sentences=80).mean("example") for reader in readers)
+    assert float(path.min()) > 0.9
+    assert float(entities.max()) < 0.5  # chance is .25
 
 
 def test_padding_and_neighbours_in_the_batch_change_nothing():
@@ -63,14 +64,30 @@ def test_padding_and_neighbours_in_the_batch_change_nothing():
 # patches
 
 
-def test_a_digit_reader_learns_with_every_pool():
+@pytest.mark.parametrize("pool", ["cls", *PATCH_POOLS])
+def test_a_digit_reader_is_its_pool_and_a_seed_is_a_run(pool):
     images, labels = lab.data.digits()
-    for pool in ("cls", *PATCH_POOLS):
-        made = patch_classifier(images[:256], labels[:256], pool, layers=1, dim=16, steps=30, **QUIET)
-        assert made.pooled(images[:5]).shape == (5, 16)
-        assert made.correct(images[:256], labels[:256]).mean() > 0.2, pool
-    assert made.pool.num_groups == 4
-    assert made.pool.raw_p.grad.abs().sum() > 0
+    how = {"layers": 1, "dim": 16, "steps": 2, "batch": 16, "seed": 3} | QUIET
+    made, again = (patch_classifier(images, labels, pool, **how) for _ in range(2))
+    states = made.vit(pixel_values=images[:5]).last_hidden_state
+    patches = states[:, 1:]
+    p = {"gem": 3.0, "group_gem": torch.full((16,), 3.0)}.get(pool)
+    want = {"cls": states[:, 0], "mean": patches.mean(1), "max": patches.amax(1)}.get(pool)
+    if p is not None:
+        want = (patches.clamp(min=1e-6) ** p).mean(1) ** (1 / p)
+        assert made.pool.raw_p.numel() == (4 if pool == "group_gem" else 1)
+        assert made.pool.raw_p.grad.abs().min() > 0
+        with torch.no_grad():
+            made.pool.raw_p.copy_(again.pool.raw_p)
+            assert float(made.pool.p.max()) == pytest.approx(3, abs=0.02)  # it has begun to move from 3
+    torch.testing.assert_close(made.pooled(images[:5]), want, rtol=0.02, atol=0.02)
+    assert torch.equal(made.pooled(images[:5]), again.pooled(images[:5]))
+
+
+def test_a_digit_reader_learns():
+    images, labels = lab.data.digits()
+    made = patch_classifier(images[:200], labels[:200], layers=1, dim=16, steps=60, batch=32, rate=5e-3, **QUIET)
+    assert made.correct(images[:200], labels[:200]).mean() > 0.4
 
 
 # characters
@@ -83,11 +100,11 @@ def texts():
 @pytest.mark.parametrize("ends", ENDS)
 def test_no_character_is_told_what_comes_after_it(ends):
     torch.manual_seed(1)
-    net = Hourglass(20, Shape(dim=16, heads=2), ends, 3, (4, 5)).eval()
+    net = Hourglass(20, HourglassShape(dim=16, heads=2), ends, 3, (4, 5)).eval()
     ids = torch.randint(20, (2, 12))
     with torch.no_grad():
         before = net(ids)[0]
-        for t in (3, 7, 10):
+        for t in (3, 10):
             later = ids.clone()
             later[:, t + 1 :] = torch.randint(20, later[:, t + 1 :].shape)
             torch.testing.assert_close(net(later)[0][:, : t + 1], before[:, : t + 1])
@@ -95,17 +112,16 @@ def test_no_character_is_told_what_comes_after_it(ends):
 
 @pytest.mark.parametrize("ends", ENDS)
 def test_a_shortened_model_learns_and_says_what_it_costs(ends):
-    source = lab.training.corpus(texts(), by="character", length=32)
-    shape = Shape(dim=16, heads=2)
+    source = lab.training.corpus(texts(), by="character", length=24)
+    shape = HourglassShape(dim=16, heads=2)
     how = {"every": 4, "marks": (2,), "batch": 8, "rate": 1e-2, "seed": 1} | QUIET
-    early, late = (hourglass(source, ends, shape, steps=steps, **how).measure(source, texts=16) for steps in (1, 25))
-    assert float(late.bits.mean()) < float(early.bits.mean()) - 0.5
-    again = hourglass(source, ends, shape, steps=25, **how).measure(source, texts=16)
-    assert again.identical(late)
-    share = 1.0 if ends == "vanilla" else float(late.ends.mean()) + 1 / 32
+    early, late = (hourglass(source, ends, shape, steps=steps, **how).measure(source, texts=8) for steps in (1, 12))
+    assert float(late.bits.mean()) < float(early.bits.mean()) - 0.3
+    assert hourglass(source, ends, shape, steps=1, **how).measure(source, texts=8).identical(early)
+    share = 1.0 if ends == "vanilla" else float(late.ends.mean()) + 1 / 24
     assert float(late.cost) == pytest.approx(2 + 2 * share)
     if ends == "fixed":
-        assert share == pytest.approx(1 / 4 + 1 / 32)
+        assert share == pytest.approx(1 / 4 + 1 / 24)
     if ends == "whitespace":
         assert np.array_equal(late.ends.values, late.ids.values == 2)
 
@@ -131,7 +147,7 @@ def test_words_come_apart_at_case_and_underscore():
 
 def test_flops_and_margins_are_their_formulas():
     w = torch.randn(5, 7, dtype=torch.float64).relu().requires_grad_()
-    assert float(flops(w)) == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
+    assert flops(w).item() == pytest.approx(sum((w.detach()[:, v].sum() / 5) ** 2 for v in range(7)).item())
     s, t = torch.randn(2, 4, 4, dtype=torch.float64)
     gaps = [((s[i, i] - s[i, j]) - (t[i, i] - t[i, j])) ** 2 for i in range(4) for j in range(4) if i != j]
     assert float(margin_mse(s, t)) == pytest.approx(float(sum(gaps) / 12))

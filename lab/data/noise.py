@@ -32,8 +32,8 @@ def attacked(texts: Iterable[str], rate: float | int, seed: int = 0) -> list[str
     """Each letter of each text spoilt with probability `rate`, in one of four ways: swapped with the next, left out,
     said twice, or put in a sign that looks like it (a random letter where there is none). 0 leaves texts as they are.
 
-    People who want to get past a filter spell so. "User-intended adversarial attacks" (Korean; arXiv 2403.15467, number recalled,
-    from the abstract; its kinds of attack are not known here): these four kinds are ours.
+    People who want to get past a filter spell so. "User-intended adversarial attacks" on Korean text are the
+    paper's (arXiv 2403.15467, number recalled; its kinds of attack are not known here): these four kinds are ours.
     Raises TypeError for one string in place of a list, ValueError for a rate outside [0, 1].
     """
     if isinstance(texts, str):

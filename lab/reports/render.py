@@ -114,6 +114,7 @@ def filters() -> dict:
         "duration": duration,
         "day": day,
         "size": size,
+        "number": number,
     }
 
 
@@ -122,6 +123,11 @@ def duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def number(value: object) -> str:
+    """A value as a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(count: int) -> str:

@@ -22,8 +22,8 @@ ENDS = ("vanilla", "fixed", "whitespace", "entropy", "gumbel")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Layers before the shortening, on the shortened text, and after it; a vanilla model has them all at full length."""
+class HourglassShape:
+    """Layers before the shortening, on the shortened text, and after it; a vanilla model has all at full length."""
 
     before: int = 1
     middle: int = 2
@@ -45,7 +45,7 @@ class Hourglass(nn.Module):
     they are, which they can be: they are known at their own place).
     """
 
-    def __init__(self, vocab: int, shape: Shape, ends: str, every: int, marks: tuple[int, ...]) -> None:
+    def __init__(self, vocab: int, shape: HourglassShape, ends: str, every: int, marks: tuple[int, ...]) -> None:
         super().__init__()
         if ends not in ENDS:
             raise ValueError(f"ends must be one of {list(ENDS)}; got {ends!r}")
@@ -104,13 +104,13 @@ class Shortened:
     """A trained model and what it costs."""
 
     net: Hourglass
-    shape: Shape
+    shape: HourglassShape
 
     @torch.no_grad()
     def measure(self, source: Corpus, *, texts: int = 64, seed: int = 0) -> xr.Dataset:
         """bits[text], a character's -log2 p on held-out windows, and of the ends: share, cost, agreement.
 
-        share: groups for each character; cost: layer applications for each character (Shape.cost); ends [text,
+        share: groups for each character; cost: layer applications for each character (HourglassShape.cost); ends [text,
         position] themselves, and ids.
         """
         drawn = source.draw(texts, seed=-1_000_003 - seed, held_out=True)
@@ -132,7 +132,7 @@ class Shortened:
 def hourglass(
     source: Corpus,
     ends: str = "gumbel",
-    shape: Shape = Shape(),
+    shape: HourglassShape = HourglassShape(),
     *,
     every: int = 5,
     marks: tuple[int, ...] = (),

@@ -53,8 +53,8 @@ def flops(weights: Float[Tensor, "B V"]) -> Float[Tensor, ""]:
     return weights.abs().mean(0).square().sum()
 
 
-def margin_mse(scores: Float[Tensor, "B B"], teacher: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
-    """mean over i != j of ((s_ii - s_ij) - (t_ii - t_ij))^2: the student's margins are to be the teacher's.
+def margin_mse(scores: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
+    """mean over i != j of ((s_ii - s_ij) - (t_ii - t_ij))^2, both [B, B]: the student takes the teacher's margins over.
 
     Hofstaetter et al., 2020, with the other documents of the batch as negatives (recalled).
     https://arxiv.org/abs/2010.02666 ValueError: matrices that are not square or not of one shape, fewer than two rows.
@@ -144,7 +144,7 @@ def sparse_retriever(
     pool: str = "max",
     penalty: float | int = 1e-3,
     expand_queries: bool = True,
-    teacher: Float[Tensor, "N N"] | None = None,
+    teacher: Tensor | None = None,
     dim: int = 48,
     lengths: tuple[int, int] = (16, 48),
     steps: int = 200,
