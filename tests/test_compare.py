@@ -85,6 +85,12 @@ def test_figures_stand_side_by_side_and_what_is_the_same_stands_once(two, tmp_pa
     assert html.count('id="plotly-gzip"') == 1
 
 
+def test_the_headline_comes_first_and_the_verdict_is_not_said_twice(tmp_path):
+    cells = shows("first", line(1)), shows("head", line(2), tags=["headline"]), shows("end", line(3), tags=["verdict"])
+    html = page(run(tmp_path / "a", *cells), run(tmp_path / "b", *cells, seconds=2.0), tmp_path / "out")
+    assert re.findall("<summary>(.*?): the same in both", html) == ["head", "first"]
+
+
 def test_no_word_of_data_becomes_markup(two, tmp_path):
     html = page(*two, tmp_path / "out")
     assert EVIL not in html

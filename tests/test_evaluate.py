@@ -202,10 +202,10 @@ def test_evaluations_are_of_the_packages_asked_for_and_training_of_the_others(sm
     pairs = lab.data.training_pairs(packages=packages)
     assert set(pairs.package) == {"rest"}
     assert len(pairs) == 96
-    assert not said & {*pairs.anchor, *pairs.positive}
+    assert not said & {*pairs["query"], *pairs["positive"]}
     assert said <= {*small.summary[small.package != "rest"], *small.code[small.package != "rest"]}
     rows = dict(zip(small.summary, small.code, strict=True))
-    assert all(rows[a] == p for a, p in zip(pairs.anchor, pairs.positive, strict=True))
+    assert all(rows[a] == p for a, p in zip(pairs["query"], pairs["positive"], strict=True))
     assert lab.data.training_pairs(10, seed=1, packages=packages).shape == (10, 3)
 
 
@@ -290,7 +290,7 @@ def test_a_users_tables():
         ("own: classes", "classification"), ("own: clusters", "clustering"),
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"no column \['positive'\]; it has"):
-        lab.data.pair_task(table.rename(columns={"q": "anchor"}))
+        lab.data.pair_task(table.rename(columns={"q": "query"}))
     with pytest.raises(ValueError, match="column 'a' has no value in 1 rows, the first at 1"):
         lab.data.pair_task(table.assign(a=["e", None, "g", "h"]), ("q", "a"))
     with pytest.raises(ValueError, match="two columns"):

@@ -1,6 +1,7 @@
 """lab.training.losses on tiny models: layers in one pass, GradCache to the same gradient, the trainer."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -189,7 +190,8 @@ def test_matryoshka_2d_draws_a_layer_and_a_width(bert):
             total = sum(nce.of(Batch(part)) for part in four) + coordinate_agreement(early, last)
             wants[at, dim] = round(total.item(), 9)
     torch.manual_seed(0)
-    seen = {round(loss(given).item(), 9) for _ in range(40)}
+    columns = [loss.embed(one) for one in given]
+    seen = {round(loss.of(Batch(columns)).item(), 9) for _ in range(40)}
     assert seen == set(wants.values())
     assert len(seen) == 4
 
@@ -291,6 +293,15 @@ def test_coupled_counts_what_the_selector_would_not_have_shown_less(bert, folder
     assert grads
 
 
+def test_a_guide_that_masks_nothing_is_plain_infonce_and_one_that_sees_a_copy_masks_it(bert, folders):
+    given = [QUERIES, ANSWERS[:6] + ANSWERS[:1]]  # the last answer is the first one's copy
+    options = {"guide": fresh(folders), "contrast_anchors": False, "contrast_positives": False}
+    plain = gradients(InfoNCE(bert), bert, features(bert, *given))
+    assert_same(gradients(LOSSES["gist"](bert, margin=-10.0, **options), bert, features(bert, *given), None), plain)
+    masked = gradients(LOSSES["gist"](bert, margin=1e-9, **options), bert, features(bert, *given), None)
+    assert masked[0] < plain[0]
+
+
 def test_agreement_asks_the_decoder(folders):
     model = fresh(folders, "llama")
     model[0].model.config.tie_word_embeddings = True
@@ -330,7 +341,7 @@ def test_sentence_transformers_trainer_trains_them(folders, tmp_path):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
     model = fresh(folders).float()
-    loss = Cached(model, LOSSES["starbucks"](model, pairs=PAIRS), mini_batch=2)
+    loss = LOSSES["in_mini_batches"](model, partial(LOSSES["starbucks"], pairs=PAIRS), mini_batch=2)
     before = copy.deepcopy(model.state_dict())
     trainer = SentenceTransformerTrainer(
         model=model,

@@ -413,7 +413,8 @@ def test_an_interrupted_and_a_killed_run_carry_on(tmp_path):
     write(tmp_path / "notebooks" / "b.ipynb", code(wait + "time.sleep(0 if Path('go').exists() else 600)"))
     # a shell's background job ignores Ctrl-C, and so would what it starts: this one shall hear it all the same
     hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    command = [sys.executable, "-c", hears + "from lab.reports.cli import main; sys.exit(main())", "report"]
+    main = hears + "from lab.reports.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "report", "--workers", "1"]
 
     @contextlib.contextmanager
     def start():

@@ -25,7 +25,11 @@ window.unpack = (buffers) => buffers.map((b) => new DataView(Uint8Array.from(ato
 window.dirty = {};
 window.model = {
   get: (name) => window.traits[name],
-  set: (name, value) => { if (window.traits[name] !== value) { window.traits[name] = value; window.dirty[name] = value; window.fire(`change:${name}`); } },
+  set: (name, value) => {
+    if (window.traits[name] === value) return;
+    window.traits[name] = window.dirty[name] = value;
+    window.fire(`change:${name}`);
+  },
   save_changes: () => { window.outbox.push({ state: window.dirty }); window.dirty = {}; },
   on: (name, act) => { (window.heard[name] ??= []).push(act); },
   off: (name, act) => { window.heard[name] = (window.heard[name] ?? []).filter((one) => one !== act); },
@@ -33,8 +37,9 @@ window.model = {
 };
 window.fire = (name, ...given) => (window.heard[name] ?? []).slice().forEach((act) => act(...given));
 window.take = (message) => {
-  if (message.state) for (const [name, value] of Object.entries(message.state)) { window.traits[name] = value; window.fire(`change:${name}`); }
-  else window.fire("msg:custom", message.content, window.unpack(message.buffers));
+  if (!message.state) { window.fire("msg:custom", message.content, window.unpack(message.buffers)); return; }
+  Object.assign(window.traits, message.state);
+  for (const name of Object.keys(message.state)) window.fire(`change:${name}`);
 };
 window.begin = async (esm, css, traits) => {
   Object.assign(window.traits, traits);
@@ -54,7 +59,7 @@ class Wire:
     def __init__(self):
         self.waiting = []
 
-    def send(self, data=None, metadata=None, buffers=None):
+    def send(self, data=None, metadata=None, buffers=None):  # noqa: ARG002 - named so by who calls
         self.waiting.append((data, [bytes(buffer) for buffer in buffers or []]))
 
     def on_msg(self, act):
@@ -72,7 +77,7 @@ class Host:
         widget.comm = self.wire
         self.context = browser.new_context(offline=True, viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.errors, self.requests = [], []
         self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -107,7 +112,7 @@ class Host:
                 sent | {"buffers": [base64.b64encode(part).decode() for part in buffers]},
             )
 
-    def until(self, condition, seconds=20.0):
+    def until(self, condition, seconds=90.0):
         """Carry messages until a condition in Python or in the page (a string) holds."""
         end = time.perf_counter() + seconds
         while not (self.page.evaluate(condition) if isinstance(condition, str) else condition()):

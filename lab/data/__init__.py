@@ -15,6 +15,7 @@ from lab.data.files import read
 from lab.data.held_out import HELD_OUT, evaluations, training_pairs
 from lab.data.images import cued, digits, of_each
 from lab.data.noise import attacked, noisy
+from lab.data.own_pairs import pairs, split_pairs
 from lab.data.texts import corpus, docstrings, manifest
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "noisy",
     "of_each",
     "pair_task",
+    "pairs",
     "read",
     "relations",
+    "split_pairs",
     "task_texts",
     "tasks",
     "training_pairs",

@@ -99,7 +99,7 @@ def clustering(name: str, texts: Iterable[str], labels: Iterable) -> Task:
 
 
 def pair_task(
-    table: pd.DataFrame, columns: Sequence[str] = ("anchor", "positive"), score: str | None = None, name: str = "pairs"
+    table: pd.DataFrame, columns: Sequence[str] = ("query", "positive"), score: str | None = None, name: str = "pairs"
 ) -> Task:
     """A user's table of pairs: retrieval of the second column by the first, or similarity where there are scores."""
     if len(columns) != 2:

@@ -62,7 +62,7 @@ def evaluations(n: int = 200, seed: int = 0, packages: Packages = None) -> list[
 
 
 def training_pairs(n: int | None = None, seed: int = 0, packages: Packages = None) -> pd.DataFrame:
-    """(anchor, positive) pairs, summary and code, of the packages that `evaluations(packages=...)` does not use.
+    """(query, positive) pairs, summary and code, of the packages that `evaluations(packages=...)` does not use.
 
     n: drawn under the seed, all of them (shuffled) when not given; a third column says the package. ValueError for an n
     above what is left.
@@ -74,7 +74,7 @@ def training_pairs(n: int | None = None, seed: int = 0, packages: Packages = Non
         raise ValueError(f"n={n} pairs asked for; outside {sorted(held)} there are {len(left)}")
     order = np.random.default_rng(seed).permutation(len(left))[: n or len(left)]
     rows = left.iloc[order]
-    return pd.DataFrame({"anchor": rows.summary, "positive": rows.code, "package": rows.package}).reset_index(drop=True)
+    return pd.DataFrame({"query": rows.summary, "positive": rows.code, "package": rows.package}).reset_index(drop=True)
 
 
 def _groups(table: pd.DataFrame, packages: Packages) -> dict[str, list[str]]:

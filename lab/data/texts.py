@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("name", "text", "summary", "code", "package", "module", "parent")
 CHUNK = 3_000_000  # bytes of source per worker process: half a second's work, so that its start is lost in it
 _unsaved: dict[str, pd.DataFrame] = {}  # where no folder can be written, at least this process harvests once
+_digests: dict[str, str] = {}  # half a second each, and a notebook draws several times
 
 
 def docstrings(n: int = 2000, seed: int = 0, packages: Sequence[str] | None = None) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def corpus() -> pd.DataFrame:
     key = _key(versions)
     path = cache.folder() / f"docstrings-{key}.parquet"
     if key in _unsaved:
-        return _noted(_unsaved[key].copy())
+        return _noted(_unsaved[key].copy(), key)
     found = _load(path)
     if found is None:
         content = _parquet(*_harvest(versions))
@@ -84,11 +85,16 @@ def corpus() -> pd.DataFrame:
         except OSError as error:
             log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
             _unsaved[key] = found.copy()
-    return _noted(found)
+    return _noted(found, key)
 
 
-def _noted(table: pd.DataFrame) -> pd.DataFrame:
-    ledger.note("docstrings of the installed packages", len(table), lambda: ledger.of_table(table[["name", "code"]]))
+def _noted(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    def digest() -> str:
+        if key not in _digests:
+            _digests[key] = ledger.of_table(table[["name", "code"]])
+        return _digests[key]
+
+    ledger.note("docstrings of the installed packages", len(table), digest)
     return table
 
 

@@ -41,7 +41,7 @@ def principal(x: Float[np.ndarray, "N D"], seed: int = 0) -> tuple[Float[np.ndar
 
     axes = np.zeros((x.shape[1], 2), x.dtype)
     some = min(2, len(x) - 1, x.shape[1])
-    if some > 0:
+    if some > 0 and (x != x[:1]).any():
         axes[:, :some] = PCA(some, random_state=seed).fit(x).components_.T
     return x.mean(0), axes
 

@@ -46,9 +46,9 @@ def morphing_map(
         )
     )  # fmt: skip
     figure.frames = [
-        go.Frame(name=f"{p}/{l}", data=[go.Scatter(**_xy(places[l, p]))], traces=[0])
+        go.Frame(name=f"{p}/{layer}", data=[go.Scatter(**_xy(places[layer, p]))], traces=[0])
         for p in range(len(pools))
-        for l in range(len(layers))
+        for layer in range(len(layers))
     ]
     quiet(figure, title=html.escape(title), height=620).update_layout(
         sliders=[_slider(p, pool, layers, start, visible=p == 0) for p, pool in enumerate(pools)],
@@ -71,7 +71,7 @@ def _slider(p: int, pool: str, layers: Sequence[str], start: int, *, visible: bo
         "active": start, "visible": visible, "pad": {"t": 20}, "x": 0, "len": 1,
         "currentvalue": {"prefix": f"{pool}, layer "},
         "steps": [
-            {"label": layer, "method": "animate", "args": [[f"{p}/{l}"], moves]} for l, layer in enumerate(layers)
+            {"label": name, "method": "animate", "args": [[f"{p}/{i}"], moves]} for i, name in enumerate(layers)
         ],
     }  # fmt: skip
 

@@ -89,10 +89,10 @@ def together(task: Task, h: Tensor, seed: int) -> np.ndarray:
     names, label = np.unique(task.target, return_inverse=True)
     x = torch.nn.functional.normalize(h[task.first], dim=-1).numpy()
     found = np.zeros(len(x))
-    for run in range(RUNS):
-        means = KMeans(len(names), n_init=1, random_state=seed * RUNS + run)
-        with threadpool_limits(1), warnings.catch_warnings():  # more threads cost more than they give at this size
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than labels: fewer clusters
+    with threadpool_limits(1), warnings.catch_warnings():  # more threads cost more than they give at this size
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than labels: fewer clusters
+        for run in range(RUNS):
+            means = KMeans(len(names), n_init=1, random_state=seed * RUNS + run)
             found += v_shares(label, means.fit_predict(x)) / RUNS
     return found
 

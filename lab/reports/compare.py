@@ -14,7 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lab.reports import figures, outputs, record, render
+from lab.reports import figures, notebook, outputs, record, render
 from lab.reports.record import Record
 
 PAGE = "compare.html"
@@ -76,10 +76,8 @@ def page(found: list[tuple[tuple[Record, Path], tuple[Record, Path]]], sides: li
     """One self-contained page of these pairs; sides: what to call the two runs."""
     drawn: dict[str, Mapping] = {}
     told = [_pair(left, right, drawn) for left, right in found]
-    template = render.environment().get_template("compare.html.j2")
-    return template.render(
-        pairs=told, figures=drawn, sides=_apart(sides), nonce=render.nonce([[asdict(r) for r, _ in p] for p in found])
-    )
+    nonce = render.nonce([[asdict(one) for one, _ in pair] for pair in found])
+    return render.filled("compare.html.j2", pairs=told, figures=drawn, sides=_apart(sides), nonce=nonce)
 
 
 def _records(place: Path) -> dict[str, tuple[Record, Path]]:
@@ -139,13 +137,18 @@ def _cells(path: Path) -> dict[str, dict] | None:
     if not path.is_file():
         return None
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return {cell.get("id", str(n)): cell for n, cell in enumerate(cells) if cell["cell_type"] == "code"}
+    return {cell.get("id", str(n)): cell for n, cell in enumerate(cells) if _has_results(cell)}
+
+
+def _has_results(cell: dict) -> bool:
+    return cell["cell_type"] == "code" and not notebook.tagged(cell, "verdict")  # that stands at the top already
 
 
 def _side_by_side(a: dict[str, dict], b: dict[str, dict], drawn: dict[str, Mapping]) -> list[Cell]:
-    """The cells with a figure, a table or words of their own, in the order of the first run, then the second's own."""
+    """The cells with a figure, a table or words of their own: the headline, then the first run's, then the second's."""
     found = []
-    for name in dict.fromkeys([*a, *b]):
+    names = dict.fromkeys([*a, *b])
+    for name in sorted(names, key=lambda name: not notebook.tagged(a.get(name) or b[name], "headline")):
         shown = [[o for o in map(_joined, (run.get(name) or {}).get("outputs", [])) if _tells(o)] for run in (a, b)]
         if not any(shown):
             continue

@@ -182,7 +182,8 @@ class Form:
             self._say(f"The run ended without a report: {last}", bad=True)
             return
         page = self.out / f"{self.record.name}.html"
-        link = f'<a href="{html.escape(address(page))}" target="_blank">Open the report</a>'
+        style = "text-decoration:underline"
+        link = f'<a href="{html.escape(address(page))}" target="_blank" style="{style}">Open the report</a>'
         if self.record.failed:
             self._say(f"Failed: {self.record.problem}", bad=True, more=link)
         else:

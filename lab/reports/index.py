@@ -17,7 +17,10 @@ def write(folder: Path) -> Path:
 
 def page(records: list[Record], *, reference: bool = False) -> str:
     """The gallery as one self-contained page; reference: whether the pages of `lab docs` lie beside it."""
-    environment = render.environment()
-    environment.filters["thumbnail"] = thumbnail.thumbnail
-    nonce = render.nonce([asdict(r) for r in records])
-    return environment.get_template("index.html.j2").render(records=records, reference=reference, nonce=nonce)
+    return render.filled(
+        "index.html.j2",
+        {"thumbnail": thumbnail.thumbnail},
+        records=records,
+        reference=reference,
+        nonce=render.nonce([asdict(r) for r in records]),
+    )

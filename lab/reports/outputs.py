@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from lab.reports import figures, markdown, notebook
+from lab.reports.result import MIME as RESULT
 
 # the richest form that a page without kernel and network can show
 _ORDER = (
@@ -38,6 +39,15 @@ def verdict(cells: Sequence[dict]) -> str:
         if notebook.tagged(cell, "verdict"):
             for output in cell.get("outputs", []):
                 found = output.get("data", {}).get("text/markdown", found)
+    return found
+
+
+def results(cells: Sequence[dict]) -> dict:
+    """What the notebook handed over, by name; a later value takes the place of an earlier one."""
+    found = {}
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            found |= output.get("data", {}).get(RESULT, {})
     return found
 
 

@@ -63,18 +63,17 @@ def pages() -> dict[str, str]:
     entries = {room: _entries(module, f"lab.{room}") for room, module in rooms.items()}
     tables = {room: [table for build in TABLES.get(room, ()) for table in build()] for room in rooms}
     anchors = _anchors(entries)
-    environment = render.environment()
-    environment.filters |= {
+    filters = {
         "docstring": partial(docstring.html, anchors=anchors),
         "line": lambda text: docstring.inline(docstring.first(text), anchors),
         "linked": partial(docstring.inline, anchors=anchors),
         "doc": inspect.getdoc,
     }
-    shared = {"rooms": rooms, "entries": entries, "tables": tables, "anchors": anchors}
+    shared = {"rooms": rooms, "entries": entries, "tables": tables}
     made = {"index.html": ("reference.html.j2", {"top": lab})}
     made |= {f"{room}.html": ("room.html.j2", {"room": room, "module": module}) for room, module in rooms.items()}
     return {
-        name: environment.get_template(template).render(**shared, **own, nonce=render.nonce([name, sorted(anchors)]))
+        name: render.filled(template, filters, **shared, **own, nonce=render.nonce([name, sorted(anchors)]))
         for name, (template, own) in made.items()
     }
 

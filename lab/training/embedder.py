@@ -22,7 +22,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 def embedder(
-    base: Loaded | str | Path,
+    base: Any,
     design: Design | str,
     *,
     seed: int = 0,
@@ -39,7 +39,8 @@ def embedder(
     window: tokens of a text; the model's own where not given. device: the GPU when there is one.
 
     The mask is transformers' `is_causal`, tried by exchanging a token (lab.models.bidirectional); it is saved with the
-    config, so it holds after loading: SentenceTransformer(folder, trust_remote_code=True), which imports lab.pooling.
+    config, or with adapters in a module of its own, so it holds after loading: SentenceTransformer(folder,
+    trust_remote_code=True), which imports lab.
     A text is padded with the tokenizer's padding token, or its end token where it has none; the mask of the tokens
     says which are real, whatever their numbers.
 
@@ -63,7 +64,12 @@ def embedder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pooling = _pooling(design, model.dim, model.depth)
-        whole = SentenceTransformer(modules=[transformer, pooling], device=None if device is None else str(device))
+        modules = [transformer, pooling]
+        if adapters is not None and not getattr(transformer.model.config, "is_causal", True):
+            from lab.training.both_ways import BothWays
+
+            modules.append(BothWays())
+        whole = SentenceTransformer(modules=modules, device=None if device is None else str(device))
         if adapters is not None:
             whole.add_adapter(adapters if not isinstance(lora, int) else _paper_adapters(lora, model.model))
     return whole

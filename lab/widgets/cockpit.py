@@ -44,8 +44,8 @@ class Cockpit(Live):
         if self.state == "running":
             self._stopping, self.state = True, "stopping"
 
-    def wait(self, timeout: float | None = None) -> Any:
-        """Until training ends: what it gave, None where it was stopped or failed. TimeoutError after so many seconds."""
+    def wait(self, timeout: float | int | None = None) -> Any:
+        """Until training ends: what it gave, None where it was stopped or failed. TimeoutError after the seconds."""
         if self._work is not None:
             try:
                 self._work.exception(timeout)
@@ -55,7 +55,7 @@ class Cockpit(Live):
 
     @property
     def curve(self) -> xr.Dataset:
-        """The looks so far: loss, held_out [step]; sink_rate [step, head_layer], kurtosis, effective_rank [step, layer]."""
+        """The looks so far: loss, held_out [step]; sink_rate [step, block]; kurtosis, effective_rank [step, layer]."""
         steps = [row["step"] for row in self.rows]
         found = {}
         for name in SHOWN:
@@ -123,7 +123,7 @@ def _values(curve: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def cockpit(train: Callable[..., Any]) -> Cockpit:
+def cockpit(train: Any) -> Cockpit:
     """Curves of loss, sink rate, kurtosis and effective rank while a model trains, with start, stop and resume.
 
         train = functools.partial(lab.training.language_model, source, recipe, folder="run", every=20)

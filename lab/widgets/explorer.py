@@ -21,6 +21,7 @@ from lab.widgets.weights import built, token_weights
 
 CHUNK = 1024  # texts sent at a time
 ROWS = 200  # of a selection shown on the page; .table has all
+LOOKED_AT = 20_000  # rows that tell whether a column's words come again
 STATIC = 1500  # points of the figure that needs no kernel, and with all its maps:
 PLACES = 60_000
 
@@ -69,7 +70,7 @@ class Explorer(Live):
         return self._selected.copy()
 
     @selected.setter
-    def selected(self, numbers: Sequence[int]) -> None:
+    def selected(self, numbers: Any) -> None:
         asked = np.asarray(numbers)
         if asked.size and (asked.ndim != 1 or asked.dtype.kind not in "iu" or asked.min() < 0 or asked.max() >= self.n):
             raise ValueError(
@@ -123,7 +124,8 @@ class Explorer(Live):
         places = np.full((len(self.layers), len(self.pools), size, 2), np.nan)
         with_states = np.isfinite(states.h.transpose("layer", "pool", "example", "dim").values).all(-1).any(-1)
         for layer, pool in np.argwhere(with_states):
-            places[layer, pool] = whole(layer, pool)[some] if whole else maps(layer, pool)
+            at = int(layer), int(pool)
+            places[at] = whole(*at)[some] if whole else maps(*at)
         columns = [self.colour, *(name for name in self.columns if name != self.colour)][:6]
         colours = {name: self._hued(name) for name in columns if name}
         axes = {"layer": self.layers, "pool": self.pools}
@@ -254,9 +256,9 @@ class Explorer(Live):
         return around(self.states, chosen, self.pools.index(self.pool))
 
     @cached_property
-    def _rows(self) -> list[pd.Series]:
-        """Every column as lower-case text."""
-        return [self.data[name].astype(str).str.lower() for name in self.data.columns]
+    def _rows(self) -> list[list[str]]:
+        """Every column as lower-case text; Python's, since pandas' own has no half characters."""
+        return [[str(value).lower() for value in self.data[name]] for name in self.data.columns]
 
     def _search(self, query: str) -> np.ndarray:
         if not query.strip():
@@ -264,7 +266,7 @@ class Explorer(Live):
         word = query.strip().lower()
         hit = np.zeros(self.n, bool)
         for column in self._rows:
-            hit |= column.str.contains(word, regex=False).to_numpy(bool)
+            hit |= np.fromiter((word in text for text in column), bool, self.n)
         return np.flatnonzero(hit)
 
     def _hued(self, name: str) -> Hues:
@@ -326,11 +328,11 @@ class Explorer(Live):
 
 
 def explorer(
-    states: xr.Dataset,
-    table: pd.DataFrame | Sequence[str],
+    states: Any,
+    table: Any,
     *,
     model: Loaded | None = None,
-    pools: Mapping[str, nn.Module] | None = None,
+    pools: Any = None,
     text: str | None = None,
     colour: str | None = None,
     layer: int | None = None,
@@ -391,13 +393,13 @@ def table_of(table: Any) -> pd.DataFrame:
         return table.rename(columns=plain).reset_index(drop=True)
     if isinstance(table, str) or not isinstance(table, Sequence | pd.Series | np.ndarray):
         raise TypeError(f"table must be a DataFrame or a list of texts; got {type(table).__name__}")
-    return pd.DataFrame({"text": list(table)})
+    return pd.DataFrame({"text": pd.Series(list(table), dtype=object)})
 
 
 def text_column(data: pd.DataFrame, text: str | None) -> str:
     if text is not None and text not in data:
         raise ValueError(f"the table has no column {text!r}; it has {list(data.columns)}")
-    words = [name for name in data if data[name].map(lambda value: isinstance(value, str)).any()]
+    words = [name for name in data if any(isinstance(value, str) for value in data[name].iloc[:100])]
     order = [text, *(name for name in ("text", "summary", "sentence") if name in data), *words, *data.columns]
     found = next((name for name in order if name is not None), None)
     if found is None:
@@ -415,7 +417,7 @@ def _to_colour(data: pd.DataFrame, text: str) -> list[str]:
         if pd.api.types.is_numeric_dtype(column.dtype):
             found.append(name)
             continue
-        shown = column.map(lambda value: plain(value, 60))
-        if shown.nunique() <= max(20, len(data) // 3):
+        some = column.iloc[:LOOKED_AT]
+        if len({plain(value, 60) for value in some}) <= max(20, len(some) // 3):
             found.append(name)
     return found

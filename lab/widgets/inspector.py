@@ -124,10 +124,10 @@ class Inspector(Live):
 
 
 def inspector(
-    model: Loaded,
-    table: pd.DataFrame | Sequence[str],
+    model: Any,
+    table: Any,
     *,
-    pools: Sequence[str] | Mapping[str, nn.Module] = USUAL,
+    pools: Any = USUAL,
     text: str | None = None,
     column: str | None = None,
     layer: int | None = None,

@@ -114,7 +114,7 @@ def _scores(scores: xr.Dataset | xr.DataArray | None) -> xr.Dataset | None:
     return kept.mean([dim for dim in kept.dims if dim not in ("layer", "pool")])
 
 
-def _points(line: xr.Dataset) -> list[list[float | None]]:
+def _points(line: xr.Dataset) -> list[list[Any]]:
     names = ["estimate", *(("low", "high") if "low" in line and "high" in line else ())]
     return [
         [int(layer), *(finite(float(line[name].sel(layer=layer))) for name in names)] for layer in line["layer"].values

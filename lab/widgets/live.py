@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.resources import files
@@ -45,6 +46,7 @@ class Live(anywidget.AnyWidget):
         super().__init__(**traits)
         self._lines: dict[str, ThreadPoolExecutor] = {}
         self._jobs: list[Future] = []
+        self._lock = threading.Lock()
         self.on_msg(self._heard)
 
     def figure(self) -> go.Figure:
@@ -69,7 +71,8 @@ class Live(anywidget.AnyWidget):
         if line not in self._lines:
             self._lines[line] = ThreadPoolExecutor(1, thread_name_prefix=f"lab {line}")
         job = self._lines[line].submit(work, *given)
-        self._jobs = [other for other in self._jobs if not other.done()] + [job]
+        with self._lock:
+            self._jobs = [other for other in self._jobs if not other.done()] + [job]
         job.add_done_callback(self._told)
         return job
 
@@ -77,10 +80,10 @@ class Live(anywidget.AnyWidget):
         if not job.cancelled() and (error := job.exception()) is not None:
             self.busy, self.message = "", plain(f"{type(error).__name__}: {error}", most=600)
 
-    def settle(self, timeout: float = 600.0) -> None:
+    def settle(self, timeout: float | int = 600) -> None:
         """Wait until all that was asked so far is answered; TimeoutError after so many seconds."""
-        for job in list(self._jobs):
-            job.exception(timeout)
+        while left := [job for job in self._jobs if not job.done()]:
+            left[0].exception(timeout)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         """The widget for a page with a kernel, the figure for one without."""
@@ -91,12 +94,16 @@ class Live(anywidget.AnyWidget):
         return f"{type(self).__name__}: a widget of lab; a figure stands in its place where there is no kernel"
 
 
-CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
+# what a page would not show, or what turns the direction of all that follows
+UNSEEN = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {9, 10, 13}
+CONTROL = {code: f"[U+{code:04X}]" for code in UNSEEN}
 
 
 def plain(value: object, most: int = 300) -> str:
     """Any value as text that a page can hold: cut, control characters made visible, half characters replaced."""
-    whole = value if isinstance(value, str) else str(value)
+    whole = (
+        value if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+    )
     text = whole[:most].translate(CONTROL).encode("utf-8", "replace").decode("utf-8")
     return text if len(whole) <= most else f"{text} …"
 

@@ -16,6 +16,7 @@ METHODS = ("pca", "umap", "tsne")
 MOST = {"umap": 20_000, "tsne": 5_000}  # rows: minutes on two cores
 AXES = 20_000  # rows that the axes of a PCA map are fitted to
 KEEP = 2**28  # bytes of maps in memory
+Basis = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Maps:
@@ -27,7 +28,7 @@ class Maps:
         n = self.h.sizes["example"]
         draw = np.random.default_rng(seed)
         self.sample = np.sort(draw.choice(n, min(n, AXES), replace=False))
-        self.bases: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.bases: dict[tuple[int, int], Basis | None] = {}
         self.kept: dict[tuple[int, int, str], np.ndarray] = {}
         self.lock = threading.RLock()
 
@@ -46,7 +47,11 @@ class Maps:
 
     def _made(self, layer: int, pool: int, method: str) -> np.ndarray:
         x = self.rows(layer, pool)
-        mean, axes, _ = self._basis(layer, pool)
+        basis = self._basis(layer, pool)
+        if basis is None:
+            where = f"layer {self.h.layer.values[layer]}, pool {self.h['pool'].values[pool]}"
+            raise ValueError(f"{where}: no example has finite states")
+        mean, axes, _ = basis
         straight = (x - mean) @ axes
         if method == "pca":
             return straight
@@ -66,28 +71,28 @@ class Maps:
         found[there] = xy @ align(xy, start)
         return found
 
-    def _basis(self, layer: int, pool: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, turned and scaled axes, and the sample's places [sample, 2] by them."""
+    def _basis(self, layer: int, pool: int) -> Basis | None:
+        """Mean, turned and scaled axes, and the sample's places [sample, 2]; None where no example is finite."""
         if (layer, pool) not in self.bases:
-            x = self.rows(layer, pool)[self.sample].astype(np.float32, copy=False)
-            there = np.isfinite(x).all(1)
-            if not there.any():
-                raise ValueError(
-                    f"layer {self.h.layer.values[layer]}, pool {self.h['pool'].values[pool]}: no example has finite "
-                    "states"
-                )
-            mean, axes = principal(x[there], self.seed)
-            xy = (x - mean) @ axes
-            size = float(np.sqrt(np.square(xy[there]).sum(1).mean()))
-            axes = axes / (size if size > 0 else 1)
-            before = (layer - 1, pool) if layer else (0, pool - 1)
-            if min(before) >= 0:
-                other = self._basis(*before)[2]
-                both = there & np.isfinite(other).all(1)
-                if both.any():
-                    axes = axes @ align(xy[both], other[both])
-            self.bases[layer, pool] = mean, axes, (x - mean) @ axes
+            self.bases[layer, pool] = self._based(layer, pool)
         return self.bases[layer, pool]
+
+    def _based(self, layer: int, pool: int) -> Basis | None:
+        x = self.rows(layer, pool)[self.sample].astype(np.float32, copy=False)
+        there = np.isfinite(x).all(1)
+        if not there.any():
+            return None
+        mean, axes = principal(x[there], self.seed)
+        xy = (x - mean) @ axes
+        size = float(np.sqrt(np.square(xy[there]).sum(1).mean()))
+        axes = axes / (size if size > 0 else 1)
+        earlier = [(i, pool) for i in range(layer - 1, -1, -1)] or [(0, p) for p in range(pool - 1, -1, -1)]
+        before = next((basis for place in earlier if (basis := self._basis(*place)) is not None), None)
+        if before is not None:
+            both = there & np.isfinite(before[2]).all(1)
+            if both.any():
+                axes = axes @ align(xy[both], before[2][both])
+        return mean, axes, (x - mean) @ axes
 
 
 def _radius(xy: np.ndarray) -> np.ndarray:

@@ -42,7 +42,10 @@ def hues(column: pd.Series) -> Hues:
 
 
 def _classes(column: pd.Series) -> Hues:
-    words = column.map(lambda value: None if value is None or value is pd.NA else plain(value, most=60))
+    gone = column.isna().tolist()
+    words = pd.Series(
+        [None if no else plain(value, most=60) for value, no in zip(column, gone, strict=True)], dtype=object
+    )
     counts = words.value_counts()
     shown = list(counts.index[: len(COLOURS) - 1])
     palette = (*COLOURS[: len(shown)], OTHER)

@@ -63,7 +63,8 @@ class SinkViewer(Live):
         self.send(
             {
                 "answer": "mosaic", "normalizer": asked["normalizer"], "threshold": self.threshold,
-                "rate": finite(rates.values), "layers": rates.layer.values.tolist(), "heads": rates.head.values.tolist(),
+                "rate": finite(rates.values), "layers": rates["layer"].values.tolist(),
+                "heads": rates["head"].values.tolist(),
             }
         )  # fmt: skip
 
@@ -116,11 +117,11 @@ class SinkViewer(Live):
 
 
 def sinks(
-    model: Loaded,
+    model: Any,
     texts: Sequence[str],
     *,
     normalizer: str = "softmax",
-    threshold: float = 0.3,
+    threshold: float | int = 0.3,
     max_length: int = 64,
 ) -> SinkViewer:
     """A mosaic of all heads by how often their first token is a sink; a click shows what a head does with a text.
@@ -147,5 +148,5 @@ def sinks(
     viewer = SinkViewer(model, texts, float(threshold), max_length, normalizer=normalizer)
     rates = viewer.rates  # refusals come at once
     layer, head = np.unravel_index(int(np.nanargmax(rates.values)), rates.shape)
-    viewer.layer, viewer.head = int(rates.layer[layer]), int(head)
+    viewer.layer, viewer.head = int(rates["layer"][layer]), int(head)
     return viewer

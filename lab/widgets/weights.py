@@ -9,7 +9,7 @@ from lab import capture
 from lab.models import Loaded
 from lab.pooling import POOLS
 from lab.pooling.anatomy import gradient_share
-from lab.pooling.calls import token_inputs
+from lab.pooling.gallery import SelfReceivedPool
 
 SHOWN = 256  # tokens of a text
 
@@ -27,23 +27,18 @@ def token_weights(
     found = capture.tokens(model, [text], layers=[layer], max_length=length)
     x = torch.from_numpy(found.h.values)  # [1, T, D]
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    shares = {name: gradient_share(_called(name, pool), x, mask)[0].numpy() for name, pool in pools.items()}
+    shares = {name: gradient_share(pool, x, mask)[0].numpy() for name, pool in pools.items()}
     words = [str(word) for word in found.text.values]
     return pd.DataFrame(np.stack(list(shares.values())), index=list(shares)), words
-
-
-def _called(name: str, pool: nn.Module):
-    """The pool on (x, mask), with whatever else it wants measured."""
-    return lambda x, mask: pool(*token_inputs(name, x, mask))
 
 
 def built(names: list[str], dim: int, seed: int = 0) -> dict[str, nn.Module]:
     """Registered pools by name, in eval mode; those that learn have random weights. ValueError for unknown names."""
     if unknown := [name for name in names if name not in POOLS]:
         raise ValueError(f"no pool {unknown}; there are {list(POOLS)}, or give {{name: pool}}")
-    made = {}
+    kinds, made = POOLS | {"received_attention": SelfReceivedPool}, {}
     for name in names:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made[name] = POOLS[name](dim).eval()
+            made[name] = kinds[name](dim).eval()
     return made

@@ -73,7 +73,32 @@
     const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
     box.config = { responsive: true, displaylogo: false, ...figure.config };
     const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}, box), config: box.config, frames: figure.frames ?? [] };
-    Plotly.newPlot(box, spec).then(() => { root.dataset.figuresDrawn = document.querySelectorAll(".js-plotly-plot").length; });
+    Plotly.newPlot(box, spec).then(() => {
+      root.dataset.firstFigure ??= Math.round(performance.now());
+      level(box);
+      root.dataset.figuresDrawn = document.querySelectorAll(".js-plotly-plot").length;
+    });
+  }
+
+  // ---- two runs: the same scale on both sides, so that higher is higher
+  function level(box) {
+    const sides = [...(box.closest(".sides")?.children ?? [])].map((side) => [...side.querySelectorAll("[data-figure]")]);
+    const n = Math.max(...sides.map((side) => side.indexOf(box)));
+    const pair = sides.map((side) => side[n]);
+    if (sides.length !== 2 || !pair.every((other) => other?._fullLayout)) return;
+    const [a, b] = pair.map((other) => other._fullLayout);
+    const change = {};
+    for (const name of Object.keys(a).filter((key) => /^[xy]axis\d*$/.test(key) && b[key])) {
+      const [one, other] = [a[name], b[name]];
+      const alike = one.type === other.type && one.title?.text === other.title?.text && ["linear", "log"].includes(one.type);
+      if (one.ticktext || other.ticktext) continue; // rows and columns with names, not a scale
+      const turned = one.range[0] > one.range[1];
+      if (!alike || turned !== other.range[0] > other.range[1]) continue;
+      const ends = [...one.range, ...other.range];
+      const range = [Math.min(...ends), Math.max(...ends)];
+      change[`${name}.range`] = turned ? range.reverse() : range;
+    }
+    for (const other of pair) Plotly.relayout(other, change);
   }
   async function show(some) {
     try {

@@ -54,6 +54,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "centroid_triplet": _ours("centroid", "CentroidTriplet"),
     "starbucks": _ours("starbucks", "Starbucks"),
     "matryoshka_2d": _ours("matryoshka2d", "Matryoshka2D"),
+    "in_mini_batches": _ours("cached", "Cached"),
 }
 
 __all__ = ["LOSSES", "named"]

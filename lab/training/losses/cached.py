@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandContext, _create_minibatch
 from torch import Tensor, nn
 
-from lab.training.losses.contrast import Batch, Features, Loss
+from lab.training.losses.contrast import Batch, Features, Loss, built
 
 
 class Cached(CachedLossMixin, nn.Module):
@@ -20,13 +20,15 @@ class Cached(CachedLossMixin, nn.Module):
 
     What is embedded may be [b, L, D], a vector for each layer: that is all it takes for Starbucks and Matryoshka2D
     to work in it, where sentence-transformers' cached losses and its AdaptiveLayerLoss do not go together.
+    inner: a loss, or a callable loss(model) that makes one.
     A loss's own parameters (class vectors) get their gradient too. VLM2Vec trains so, Jiang et al., 2024.
 
     Raises TypeError for a loss that is not of this folder, ValueError for a mini-batch below 1.
     """
 
-    def __init__(self, model: nn.Module, inner: nn.Module, *, mini_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, inner: Any, *, mini_batch: int = 32) -> None:
         super().__init__()
+        inner = built(model, inner)
         if not isinstance(inner, Loss):
             raise TypeError(f"inner must be a loss of lab.training.losses; got {type(inner).__name__}")
         if mini_batch < 1:

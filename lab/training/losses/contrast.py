@@ -145,6 +145,13 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def built(model: nn.Module, inner: Any) -> Any:
+    """The loss inside another: a module as it is, a callable loss(model) called, InfoNCE where none is given."""
+    if inner is None:
+        return InfoNCE(model)
+    return inner if isinstance(inner, nn.Module) or not callable(inner) else inner(model)
+
+
 def positive_number(name: str, value: float) -> float:
     if not (isinstance(value, int | float) and 0 < value < float("inf")):
         raise ValueError(f"{name} must be a positive number; got {value!r}")

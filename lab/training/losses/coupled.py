@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.models.hooks import evaluating
 from lab.training.losses.contrast import Batch, Features, Loss, infonce, positive_number, similarities
 
 
@@ -75,11 +76,8 @@ class Coupled(Loss):
 
     @torch.no_grad()
     def aside(self, sentence_features: Sequence[Features]) -> dict[str, Any]:
-        training = self.selector.training
-        self.selector.eval()
-        shown = [self.selector(dict(features))["sentence_embedding"] for features in sentence_features]
-        self.selector.train(training)
-        return {"shown": shown}
+        with evaluating(self.selector):
+            return {"shown": [self.selector(dict(features))["sentence_embedding"] for features in sentence_features]}
 
     def of(self, batch: Batch) -> Tensor:
         positive, negative = similarities(batch.columns, in_batch=self.in_batch)

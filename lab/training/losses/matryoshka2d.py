@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.training.losses.contrast import Batch, Features, InfoNCE, Loss
+from lab.training.losses.contrast import Batch, Features, Loss, built
 from lab.training.losses.layers import coordinate_agreement, depth_of, layer_vectors, of_columns
 
 
@@ -15,7 +15,7 @@ class Matryoshka2D(Loss):
     """L(e^L) + L(e^L_{1:d}) + L(e^l) + L(e^l_{1:d}) + kl agreement(e^l, e^L), layer l < L and width d drawn each step.
 
     dims: widths to draw from, the whole one apart. layers: those to draw from, 1 .. L - 1 when not given (0, the
-    embedding output, may be named). inner: the loss L; InfoNCE when not given. agreement: the last layer is the
+    embedding output, may be named). inner: the loss L, as in Starbucks. agreement: the last layer is the
     teacher and is not moved by it (sentence-transformers moved it until its issue #3757). Draws come from torch's own
     generator, so that a checkpoint that keeps its state keeps them. final_norm: see layer_vectors.
 
@@ -29,7 +29,7 @@ class Matryoshka2D(Loss):
     def __init__(
         self,
         model: nn.Module,
-        inner: nn.Module | None = None,
+        inner: Any = None,
         *,
         dims: Sequence[int],
         layers: Sequence[int] | None = None,
@@ -38,7 +38,7 @@ class Matryoshka2D(Loss):
         final_norm: str | None = None,
     ) -> None:
         super().__init__(model)
-        self.inner = InfoNCE(model) if inner is None else inner
+        self.inner = built(model, inner)
         of_columns(self.inner)
         depth, width = depth_of(model), model.get_embedding_dimension()
         self.dims, self.layers = list(dims), list(range(1, depth) if layers is None else layers)

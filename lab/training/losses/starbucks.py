@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.training.losses.contrast import Batch, Features, InfoNCE, Loss
+from lab.training.losses.contrast import Batch, Features, Loss, built
 from lab.training.losses.layers import depth_of, layer_vectors, of_columns, score_agreement
 
 
@@ -17,7 +17,8 @@ class Starbucks(Loss):
     pairs: from small to large, as (2, 32), (4, 64), ..., (12, 768) for a model of 12 blocks, 768 wide; layers are
     numbered as in the lab, l the output of block l, and embeddings cut to d are compared by cosine. One layer with
     several widths is Matryoshka training, [(12, 64), (12, 768)].
-    inner: the loss L, a loss of this folder, or MultipleNegativesRankingLoss; InfoNCE when not given.
+    inner: the loss L, a loss of this folder, MultipleNegativesRankingLoss, or a callable loss(model) that makes one;
+        InfoNCE when not given.
     agreement: of a pair with the last pair, which is not moved by it: score_agreement or coordinate_agreement.
     final_norm: see layer_vectors.
 
@@ -31,7 +32,7 @@ class Starbucks(Loss):
     def __init__(
         self,
         model: nn.Module,
-        inner: nn.Module | None = None,
+        inner: Any = None,
         *,
         pairs: Any,
         kl: float = 1.0,
@@ -39,7 +40,7 @@ class Starbucks(Loss):
         final_norm: str | None = None,
     ) -> None:
         super().__init__(model)
-        self.inner = InfoNCE(model) if inner is None else inner
+        self.inner = built(model, inner)
         of_columns(self.inner)  # a loss that cannot be asked is refused here
         self.pairs = checked_pairs(pairs, depth_of(model), model.get_embedding_dimension())
         self.layers = sorted({layer for layer, _ in self.pairs})

@@ -80,7 +80,8 @@ function render({ model, el: root }) {
   // ---- points that move
   function move() {
     const map = maps.get(JSON.stringify(key()));
-    if (!map) { want(key()); return; }
+    stage.classList.toggle("lab-stale", !map);
+    if (!map) { note.textContent = `no map yet of layer ${key().join(", ")}`; want(key()); return; }
     note.textContent = scatter.gl ? map.note : note.textContent;
     if (map.array === shown) { prefetch(); return; }
     const before = shown ? between() : map.array;
@@ -282,7 +283,7 @@ function render({ model, el: root }) {
   lasso.addEventListener("click", () => { lassoing = !lassoing; lasso.ariaPressed = String(lassoing); canvas.classList.toggle("lab-drawing", lassoing); });
   const take = make("button", { textContent: "choose found", onclick: () => select(found.slice()) });
   const clear = make("button", { textContent: "clear", onclick: () => { select(new Uint32Array()); focus(-1); } });
-  const bar = make("div", { className: "lab-bar" }, layer.node, pool.node, method.node, colour.node, search, count, take, lasso, clear);
+  const bar = make("div", { className: "lab-bar" }, layer.node, pool.node, method.node, ...(model.get("columns").length ? [colour.node] : []), search, count, take, lasso, clear);
   const follow = {
     layer: () => { layer.set(model.get("layer")); move(); showAround(); if (model.get("focus") >= 0) focused(); },
     pool: () => { pool.set(model.get("pool")); move(); if (chosen.length) around(); },

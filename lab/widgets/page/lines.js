@@ -21,7 +21,7 @@ function lineChart(title, { across, unit, hover = () => {} }) {
     const ys = [...all.flatMap((p) => p.slice(1).filter(real)), ...references.map((one) => one.height)];
     const [x0, x1] = xs.length ? [xs[0], xs.at(-1)] : [0, 1];
     let [y0, y1] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
-    if (y1 - y0 < 1e-12) { y0 -= 0.5; y1 += 0.5; }
+    if (y1 - y0 < 1e-12) [y0, y1] = y0 < 0 ? [2 * y0, 0] : [0, 2 * y0 || 1];
     toX = (x) => L + ((x - x0) / (x1 - x0 || 1)) * (W - L - R);
     const toY = (y) => H - B - ((y - y0) / (y1 - y0)) * (H - B - T);
     chart.replaceChildren();
