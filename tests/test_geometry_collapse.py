@@ -161,3 +161,53 @@ def test_a_classifier_of_other_classes_is_refused():
     broken[3] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite values in 1 of its rows"):
         geometry.nc1(broken, LABELS)
+
+
+def test_right_angles_are_of_means_as_they_are():
+    frame = torch.eye(4, 9, dtype=torch.float64) * torch.tensor([1.0, 2, 3, 40])[:, None]
+    labels = np.arange(4).repeat(5)
+    assert geometry.nc2_frame(frame[labels], labels).item() == pytest.approx(0, abs=1e-12)
+    assert geometry.nc2_frame(frame[labels] + 1, labels).item() > 0.1
+    assert geometry.nc2_frame(simplex(4, 9)[labels], labels).item() == pytest.approx(1 / 3)
+    v = rows().numpy()
+    units = np.stack([v[c == LABELS].mean(0) for c in range(4)])
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    want = np.mean([abs(units[i] @ units[j]) for i in range(4) for j in range(4) if i != j])
+    assert geometry.nc2_frame(rows(), LABELS).item() == pytest.approx(want)
+    both = geometry.nc2_frame(torch.stack([rows(), rows(seed=1)]), LABELS)
+    assert both[1] == geometry.nc2_frame(rows(seed=1), LABELS)
+    frame[0] = 0  # a class that vanished has no direction
+    assert geometry.nc2_frame(frame[labels], labels).item() == 0
+
+
+def test_three_corners_of_a_simplex_are_an_even_triangle_in_their_plane():
+    corners = simplex(5, 9)[[3, 0, 4]]
+    places = geometry.simplex_plane(corners, corners)
+    middle = places - places.mean(0)
+    assert middle[0, 0].item() == pytest.approx(0, abs=1e-12)
+    assert middle[0, 1] > 0
+    assert middle[1, 0] > 0
+    sides = torch.pdist(middle)
+    torch.testing.assert_close(sides, sides[0].expand(3))
+    torch.testing.assert_close(sides, torch.pdist(corners))  # nothing is stretched
+
+
+def test_what_leaves_the_plane_is_not_seen():
+    corners, x = torch.randn(3, 6, dtype=torch.float64), rows()
+    places = geometry.simplex_plane(x, corners)
+    around = corners - corners.mean(0)
+    basis = torch.linalg.qr(around[:2].T).Q  # of the same plane, another frame
+    torch.testing.assert_close(torch.pdist(places), torch.pdist(x @ basis))
+    away = torch.randn(6, dtype=torch.float64)
+    away -= basis @ (basis.T @ away)
+    torch.testing.assert_close(geometry.simplex_plane(x + away, corners), places)
+    torch.testing.assert_close(geometry.simplex_plane(x, corners + away), places)
+    torch.testing.assert_close(geometry.simplex_plane(x.float(), corners.float()), places, rtol=1e-4, atol=1e-4)
+
+
+def test_no_plane_is_refused():
+    with pytest.raises(ValueError, match=r"\[3, 6\]; got \[4, 6\]"):
+        geometry.simplex_plane(rows(), torch.randn(4, 6))
+    for corners in (torch.ones(3, 6), torch.arange(3.0)[:, None] * torch.ones(6)):
+        with pytest.raises(ValueError, match="on one line"):
+            geometry.simplex_plane(rows(), corners)

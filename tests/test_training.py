@@ -229,6 +229,17 @@ def test_held_out_losses_are_the_models_own_under_its_normalizer():
         run.losses(BigramBackcopy(symbols=99, length=8))
 
 
+def test_right_is_where_the_likeliest_token_is_the_next():
+    task = Induction(symbols=5, length=4)
+    run = language_model(task, replace(SMALL, normalizer="ssmax", rate=0.05), progress=False)
+    drawn = task.draw(6, seed=-1_000_003)
+    with torch.no_grad(), run.attending():
+        said = run.model.model.head(run.model.model(input_ids=drawn.ids).last_hidden_state).argmax(-1)
+    want = (said == drawn.targets).double().masked_fill(~drawn.counted, torch.nan)
+    np.testing.assert_array_equal(run.right(task, texts=6).values, want)
+    assert 0 < np.nanmean(want) < 1
+
+
 # looking
 
 

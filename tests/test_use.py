@@ -208,14 +208,24 @@ def test_cached_tokens_are_those_of_one_pass(name):
     torch.testing.assert_close(torch.cat([first.last_hidden_state, second, third], 1), want, rtol=1e-4, atol=1e-4)
 
 
-def test_generation_is_the_models_own():
+@pytest.mark.parametrize("name", ["llama", "gemma2"])  # one mask a pass, and one for each kind of layer
+def test_generation_is_the_models_own(name):
     torch.manual_seed(0)
-    whole = tf.LlamaForCausalLM(FAMILIES["llama"]()).eval()
-    model = describe("llama", "random", whole.model, None, None)
+    config = FAMILIES[name]()
+    whole = tf.AutoModelForCausalLM.from_config(config).eval()
+    model = describe(name, "random", whole.model, None, None)
     ids = torch.randint(1, 90, (2, 5))
-    want = whole.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
-    with use(model, "softmax"):
-        assert torch.equal(whole.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0), want)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    how = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    want = whole.generate(ids, **how)
+    for cache in ("dynamic", "static"):
+        with use(model, "softmax"):
+            assert torch.equal(whole.generate(ids, cache_implementation=cache, **how), want)
+    with use(model, "softpick"):
+        other = whole.generate(ids, **how)
+        assert torch.equal(whole.generate(ids, cache_implementation="static", **how), other)
+    assert not torch.equal(other, want)
+    assert torch.equal(whole.generate(ids, cache_implementation="static", **how), want)
 
 
 @pytest.mark.parametrize(

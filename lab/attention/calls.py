@@ -83,7 +83,10 @@ class _Switch:
         self.hidden: dict[int, tuple[Tensor | None, bool]] = {}  # id of a module: what entered, and whether crossed
         self.layers = _layers_of(model)
         self.turns: Counter[int] = Counter()  # how often a module has asked in this pass
-        self.trying = False
+        self.ahead: dict[
+            int, tuple[Tensor, Visible]
+        ] = {}  # id of a mask that was made before the pass: it, and what of
+        self.running = self.trying = False
 
     def enter(self, hold: ExitStack) -> None:
         from transformers.masking_utils import AttentionMaskInterface
@@ -100,7 +103,8 @@ class _Switch:
         for config, was in self.before.values():
             hold.callback(setattr, config, "_attn_implementation_internal", was)
             config._attn_implementation_internal = name
-        hold.callback(self.model.model.register_forward_pre_hook(lambda *_: self.turns.clear()).remove)
+        hold.callback(self.model.model.register_forward_pre_hook(self.begins).remove)
+        hold.callback(self.model.model.register_forward_hook(self.ends, always_call=True).remove)
         for module in self.model.model.modules():
             if _attends(module):
                 hold.callback(module.register_forward_pre_hook(self.enters, with_kwargs=True).remove)
@@ -129,6 +133,14 @@ class _Switch:
                 "attention cannot be exchanged or watched; llama, gpt2, bert, vit and most families of transformers can"
             )
 
+    def begins(self, *_: Any) -> None:
+        self.turns.clear()
+        self.running = True
+
+    def ends(self, *_: Any) -> None:
+        self.ahead.clear()
+        self.running = False
+
     def enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
         state = next(iter(named.values()), None)
@@ -141,13 +153,22 @@ class _Switch:
 
         own = ALL_MASK_ATTENTION_FUNCTIONS[self.before[id(request["config"])][1]]
         # a model that never asks would add a Visible to its scores, and fail before it is seen to be one
-        return own(**request) if self.trying else asked(own, **request)
+        if self.trying:
+            return own(**request)
+        visible = asked(own, **request)
+        if self.running:
+            return visible
+        # generation with a cache of fixed size asks before the pass, and hands the model what must be a tensor
+        made = visible.rows(0, visible.queries).contiguous()
+        self.ahead[id(made)] = made, visible
+        return made
 
     def answer(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         shape = query.shape[0], query.shape[2], key.shape[2]
-        visible, added = attention_mask, None
+        _, visible = self.ahead.get(id(attention_mask), (None, attention_mask))
+        added = None
         if not isinstance(visible, Visible):
             visible, added = given(attention_mask, shape, query.device)
         elif (visible.batch, visible.queries, visible.keys) != shape:

@@ -1,4 +1,10 @@
-"""Images that come with scikit-learn."""
+"""Images that come with scikit-learn, and what can be done to a set of them."""
+
+import hashlib
+
+import numpy as np
+
+from lab.data import ledger
 
 
 def digits() -> tuple:
@@ -11,5 +17,52 @@ def digits() -> tuple:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    ledger.note("scikit-learn's digits", len(bunch.target), lambda: hashlib.sha256(bunch.data.tobytes()).hexdigest())
     images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
     return images, torch.from_numpy(bunch.target).to(torch.int64)
+
+
+def of_each(labels: object, counts: object, *, seed: int = 0) -> np.ndarray:
+    """Places of counts[k] examples of the k-th label in sorted order, drawn without return, in the order they stand.
+
+    labels [N]; counts: one for each label, or one number for all. To balance a set, or to unbalance it.
+    ValueError for another number of counts, and for more than there are.
+    """
+    values, generator = np.asarray(labels), np.random.default_rng(seed)
+    names, there = np.unique(values, return_counts=True)
+    wanted = np.asarray(counts)
+    if wanted.shape not in ((), (len(names),)):
+        raise ValueError(f"there are {len(names)} labels, {names.tolist()}; got counts of shape {wanted.shape}")
+    wanted = np.broadcast_to(wanted, names.shape)
+    if (wanted < 0).any() or (wanted > there).any():
+        least, most = dict(zip(names.tolist(), there.tolist(), strict=True)), wanted.tolist()
+        raise ValueError(f"counts must be from 0 to what is there, {least}; got {most}")
+    drawn = zip(names, wanted, strict=True)
+    parts = [generator.choice(np.flatnonzero(values == name), n, replace=False) for name, n in drawn]
+    return np.sort(np.concatenate(parts))
+
+
+def cued(images: object, labels: object, agreeing: float, *, seed: int = 0) -> tuple:
+    """Images [N, 1, H, W] with two rows below in which one lit pixel names a class, the right one for a share of them.
+
+    What a network may learn in place of the picture: pixel k of those rows is 1. The cue names the image's own class
+    for round(agreeing N) images drawn at random, another class, drawn evenly, for the rest. labels: whole numbers from
+    0 on, up to 2 W of them. Returns images [N, 1, H + 2, W] and whether each cue is right, bool [N].
+    ValueError for labels that are no such numbers, and a share outside [0, 1].
+    """
+    import torch
+
+    values, generator = np.asarray(labels), np.random.default_rng(seed)
+    n, width = len(images), images.shape[-1]
+    k = int(values.max()) + 1 if values.size else 0
+    whole = np.issubdtype(values.dtype, np.integer) and values.shape == (n,) and values.min() >= 0
+    if not whole or not 2 <= k <= 2 * width:
+        raise ValueError(f"labels must be {n} whole numbers from 0 to at most {2 * width - 1}, two or more kinds")
+    if not 0 <= agreeing <= 1:
+        raise ValueError(f"agreeing is the share of cues that are right, from 0 to 1; got {agreeing}")
+    right = np.zeros(n, dtype=bool)
+    right[generator.permutation(n)[: round(agreeing * n)]] = True
+    named = np.where(right, values, (values + generator.integers(1, k, size=n)) % k)
+    rows = torch.zeros(n, 1, 2 * width, dtype=images.dtype)
+    rows[np.arange(n), 0, named] = 1
+    return torch.cat([images, rows.unflatten(-1, (2, width))], dim=2), right

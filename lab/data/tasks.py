@@ -174,3 +174,62 @@ class MaxRetrieval:
         kind = torch.randint(self.classes, (size, items), generator=generator)
         features = torch.cat([number[..., None], torch.nn.functional.one_hot(kind, self.classes).float()], dim=-1)
         return features, kind.gather(1, number.argmax(1, keepdim=True))[:, 0]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Two augmented views of the same examples, the examples as they are, and the sign of each planted feature."""
+
+    one: Float[Tensor, "B D"]
+    two: Float[Tensor, "B D"]
+    clean: Float[Tensor, "B D"]
+    signs: Float[Tensor, "B K"]
+
+
+@dataclass(frozen=True)
+class PlantedFeatures:
+    """x = sum_k strength_k s_k u_k + noise: signs s_k drawn evenly, u_k orthonormal, and augmentations that spoil some.
+
+    An augmentation draws s_k anew with probability disrupted_k, and the noise anew. What contrastive learning keeps of
+    a feature then depends on its strength and on how often augmentations spoil it, and downstream may ask for any of
+    them. After the setting of Xue et al., ICLR 2024, Investigating the benefits of projection head for representation
+    learning (recalled, simplified). https://arxiv.org/abs/2403.11391
+    """
+
+    strengths: tuple[float, ...] = (1.0, 1.0, 1.0, 0.4)
+    disrupted: tuple[float, ...] = (0.0, 0.3, 0.6, 0.0)
+    dim: int = 32
+    noise: float = 0.3
+    seed: int = 0  # of the directions
+
+    def __post_init__(self) -> None:
+        k = len(self.strengths)
+        if not 0 < k <= self.dim or len(self.disrupted) != k or self.noise < 0 or min(self.strengths) <= 0:
+            raise ValueError(
+                f"got {k} strengths, {len(self.disrupted)} shares, dim={self.dim} and noise={self.noise}; needed are "
+                "as many of both, no more than dim, positive strengths and a noise of at least 0"
+            )
+        if min(self.disrupted) < 0 or max(self.disrupted) > 1:
+            raise ValueError(f"disrupted are probabilities; got {self.disrupted}")
+
+    @cached_property
+    def directions(self) -> Float[Tensor, "K D"]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.linalg.qr(torch.randn(self.dim, len(self.strengths), generator=generator)).Q.T
+
+    def draw(self, size: int, seed: int) -> Views:
+        generator = torch.Generator().manual_seed(seed)
+        signs = self._signs(size, generator)
+        spoilt = torch.tensor(self.disrupted)
+        views = []
+        for _ in range(2):
+            anew = torch.rand(size, len(spoilt), generator=generator) < spoilt
+            views.append(self._made(torch.where(anew, self._signs(size, generator), signs), generator))
+        return Views(*views, self._made(signs, generator), signs)
+
+    def _signs(self, size: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(2, (size, len(self.strengths)), generator=generator).mul(2).sub(1).float()
+
+    def _made(self, signs: Tensor, generator: torch.Generator) -> Tensor:
+        noise = self.noise * torch.randn(len(signs), self.dim, generator=generator)
+        return (signs * torch.tensor(self.strengths)) @ self.directions + noise

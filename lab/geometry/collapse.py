@@ -2,8 +2,8 @@
 
 x [*L, N, D] with N labels of K classes; mu_c are class means, M_c = mu_c - mean_c mu_c with each class counted once
 (balanced classes: the paper's global mean), the residuals r_i = x_i - mu_(class of i). In all, 0 is full collapse.
-All are unchanged by a shift, a rotation, a common scale and the order of rows, NC3 and NC4 where the classifier moves
-with the rows. ValueErrors are those of Classes: labels of another length, missing ones, one class only.
+All but nc2_frame are unchanged by a shift, all by a rotation, a common scale and the order of rows, NC3 and NC4 where
+the classifier moves with the rows. ValueErrors are those of Classes: labels of another length, missing, one class only.
 
 Papyan, Han & Donoho, 2020. https://arxiv.org/abs/2008.08186
 """
@@ -50,6 +50,20 @@ def nc2_angles(x: Tensor | Space | Classes, labels: object = None) -> Tensor:
     off = (units @ units.mT + 1 / (k - 1)).abs()
     apart = ~torch.eye(k, dtype=torch.bool, device=off.device)
     return torch.where((length[..., 0] > 0).all(-1), (off * apart).sum((-2, -1)) / (k * (k - 1)), torch.nan)
+
+
+def nc2_frame(x: Tensor | Space | Classes, labels: object = None) -> Tensor:
+    """Right angles: mean over pairs c != c' of |cos(mu_c, mu_c')|, of means that are not centred. [*L].
+
+    0 on an orthogonal frame, whatever its lengths: the collapse of squared error without biases (Dang et al., 2023,
+    https://arxiv.org/abs/2301.00437, recalled). Unlike the others changed by a shift. A mean of zero has cosine 0.
+    """
+    means = classes(x, labels).means
+    length = means.norm(dim=-1, keepdim=True)
+    units = means / torch.where(length > 0, length, 1)
+    k = means.shape[-2]
+    apart = ~torch.eye(k, dtype=torch.bool, device=means.device)
+    return ((units @ units.mT).abs() * apart).sum((-2, -1)) / (k * (k - 1))
 
 
 def nc3(x: Tensor | Space | Classes, labels: object = None, *, weight: Tensor) -> Tensor:

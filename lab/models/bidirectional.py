@@ -23,24 +23,39 @@ def bidirectional(model: Any) -> Iterator[Loaded]:
     Raises TypeError for what lab.models did not load; ValueError for a model that stays causal in any of them, and for
     one without attention masks to switch.
     """
+    with ExitStack() as switched:
+        yield _switched(model, switched)
+
+
+def for_good(model: Any) -> Loaded:
+    """The same switch, turned and left so: for a model that is trained, saved and loaded again.
+
+    `is_causal = False` stands in the config, which is saved with the weights, and transformers reads it there in every
+    pass. The model itself is changed. Checked and refused as in `bidirectional`; a refused model is as it was before.
+    """
+    with ExitStack() as switched:
+        found = _switched(model, switched)
+        switched.pop_all()  # nothing is turned back
+    return found
+
+
+def _switched(model: Any, switched: ExitStack) -> Loaded:
     if not isinstance(model, Loaded):
         raise TypeError(f"model must come from lab.models.load, tiny or wrap; got {type(model).__name__}")
     if not model.causal:
-        yield model
-        return
+        return model
     if not model.reads_tokens or not model.takes("attention_mask") or not hasattr(model.model, "config"):
         raise ValueError(f"{model.name} is causal by its structure: it has no attention mask to switch")
-    with ExitStack() as switched:
-        _set(switched, model.model.config, False)
-        for module in model.model.modules():
-            if getattr(module, "is_causal", None) is True:  # what SDPA asks where there is no mask at all
-                _set(switched, module, False)
-        if blind := [case for case, moved in _moved(model).items() if not moved]:
-            raise ValueError(
-                f"{model.name} stays causal with is_causal = False ({', '.join(blind)}): {type(model.model).__name__} "
-                f"with {model.model.config._attn_implementation!r} attention does not ask for it"
-            )
-        yield replace(model, causal=False, name=f"{model.name}, bidirectional", recipe=None)
+    _set(switched, model.model.config, False)
+    for module in model.model.modules():
+        if getattr(module, "is_causal", None) is True:  # what SDPA asks where there is no mask at all
+            _set(switched, module, False)
+    if blind := [case for case, moved in _moved(model).items() if not moved]:
+        raise ValueError(
+            f"{model.name} stays causal with is_causal = False ({', '.join(blind)}): {type(model.model).__name__} "
+            f"with {model.model.config._attn_implementation!r} attention does not ask for it"
+        )
+    return replace(model, causal=False, name=f"{model.name}, bidirectional", recipe=None)
 
 
 def _set(switched: ExitStack, owner: Any, value: bool) -> None:

@@ -46,23 +46,38 @@ class Run:
         """The model with the normalizer it was trained under and that one's weights; outside, it attends by softmax."""
         return _attending(self.model, self.recipe, self.learned)
 
-    @torch.no_grad()
     def losses(self, source: Source, *, texts: int = 32, seed: int = 0) -> xr.DataArray:
         """loss[text, position] in nats on held-out texts, NaN where a place does not count.
 
         source: that of the training, or another of the same tokens: longer windows, say. A seed draws the same texts
         for every run. Raises ValueError for a source of more tokens than the model knows.
         """
+        logits, drawn = self._said(source, texts, seed)
+        loss = nn.functional.cross_entropy(logits.transpose(1, 2), drawn.targets, reduction="none").double()
+        return _counted(loss, drawn).assign_attrs(unit="nats")
+
+    def right(self, source: Source, *, texts: int = 256, seed: int = 0) -> xr.DataArray:
+        """right[text, position] on held-out texts, 1 where the likeliest token is the right one, 0 where it is not.
+
+        NaN where a place does not count. source, seed and errors as for `losses`.
+        """
+        logits, drawn = self._said(source, texts, seed)
+        return _counted((logits.argmax(-1) == drawn.targets).double(), drawn)
+
+    @torch.no_grad()
+    def _said(self, source: Source, texts: int, seed: int) -> tuple[Tensor, Drawn]:
+        """Logits [B, T, V] of held-out texts, and the texts."""
         net = self.model.model
         if source.vocab > net.config.vocab_size:
             raise ValueError(f"the source has {source.vocab} tokens, the model knows {net.config.vocab_size}")
         drawn = _held_out(source)(texts, seed=-1_000_003 - seed)  # training draws by seeds from 0 on
-        device = self.model.device
         with self.attending():
-            logits = net.head(net(input_ids=drawn.ids.to(device)).last_hidden_state).float()
-        loss = nn.functional.cross_entropy(logits.transpose(1, 2), drawn.targets.to(device), reduction="none")
-        found = loss.cpu().masked_fill(~drawn.counted, torch.nan).double().numpy()
-        return xr.DataArray(found, dims=("text", "position"), attrs={"unit": "nats"})
+            logits = net.head(net(input_ids=drawn.ids.to(self.model.device)).last_hidden_state)
+        return logits.float().cpu(), drawn
+
+
+def _counted(values: Tensor, drawn: Drawn) -> xr.DataArray:
+    return xr.DataArray(values.masked_fill(~drawn.counted, torch.nan).numpy(), dims=("text", "position"))
 
 
 def language_model(

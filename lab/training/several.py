@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from tqdm import tqdm
 
+from lab.training.classify import Classified
 from lab.training.language_model import Run, Source, language_model
 from lab.training.recipe import Recipe
 
@@ -38,7 +39,7 @@ def several(
     return runs
 
 
-def together(runs: Mapping[tuple[str, int], Run]) -> xr.Dataset:
+def together(runs: Mapping[tuple[str, int], Run | Classified]) -> xr.Dataset:
     """The curves of several runs in one, over run and seed; NaN for a look that a run did not take."""
     names, seeds = (list(dict.fromkeys(part)) for part in zip(*runs, strict=True))
     rows = [xr.concat([runs[name, seed].curve for seed in seeds], pd.Index(seeds, name="seed"), join="outer",

@@ -1,0 +1,235 @@
+"""Training an embedding model on pairs: resumable, watched, stopped when it breaks; on sentence-transformers."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import nn
+from tqdm import tqdm
+
+from lab.training.losses import named
+from lab.training.pairs import checked, checksum
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+SAID = "run.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A trained model, and what was seen on the way."""
+
+    model: "SentenceTransformer"
+    curve: xr.Dataset  # loss, grad_norm, rate, held_out where it was asked for [step]
+    parameters: int  # that were trained, of the model and of the loss
+    steps: int  # that were taken
+    seconds: float  # of all steps and looks, also those before a kill
+    cpu_seconds: float  # of this process's processors; less than seconds where others were at work
+    ended: str  # "all steps", "no better" (the best weights are then put back), or "asked"
+
+
+def contrastive(
+    pairs: pd.DataFrame,
+    model: "SentenceTransformer",
+    *,
+    loss: str | Callable[..., nn.Module] = "infonce",
+    steps: int = 500,
+    batch: int = 64,
+    rate: float = 2e-5,
+    warmup: float = 0.1,
+    weight_decay: float = 0.01,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    every: int = 50,
+    held_out: pd.DataFrame | None = None,
+    patience: int | None = None,
+    no_duplicates: bool = False,
+    truncate: bool = False,
+    autocast: torch.dtype | None = None,
+    see: Callable[[int, dict[str, Any]], bool | None] | None = None,
+    progress: bool = True,
+) -> Tuned:
+    """Train the model, in place, to bring each query near its positive and away from the batch's other texts.
+
+    pairs: columns query, positive, and any number that begin with "negative". model: from lab.training.embedder, or
+    any SentenceTransformer. loss: a name of lab.training.losses.LOSSES, or a callable loss(model) that gives a module,
+    forward(sentence_features, labels) -> loss; its own parameters are trained too.
+    Two stages are two calls: the second gets the first one's .model, other pairs, and another loss.
+
+    steps, batch (pairs a step and device), rate (its peak; warmed up linearly over the share `warmup` of the steps,
+    then down to 0 linearly), AdamW, gradients clipped to a norm of 1; seed: which pairs stand in which batch.
+    folder: where a checkpoint is kept, whole or not at all, written every `every` steps. Called again with the same
+        arguments and the same initial model it goes on from there, to the same bits on the same device; finished, it is
+        only read. The checkpoint also holds the optimiser and the random state as torch writes them, which are read
+        as plain tensors (weights_only).
+    held_out: pairs whose loss is looked at every `every` steps, and before the first. patience: looks without a lower
+        one after which to stop, with the best weights put back.
+    no_duplicates: keep equal texts out of the same batch. truncate: cut texts at the model's window.
+    autocast: torch.bfloat16 or torch.float16, for the forward pass. see: called as see(step, row) at every look; a true
+        answer ends the run there. On several GPUs run the script under `accelerate launch`.
+
+    curve[step]: loss (mean of the steps since the look before), grad_norm (of the look's step, before clipping), rate,
+    held_out (not a number where not asked for).
+
+    Raises ValueError for pairs that cannot be trained on (see lab.training.pairs), for numbers that make no sense, and
+    for a folder that holds another run; FloatingPointError when the loss or its gradient is no number, with the batch
+    named and, in the folder, saved.
+    """
+    _check_numbers(steps, batch, rate, warmup, every, patience, held_out, autocast)
+    make = named(loss)
+    table = checked(pairs, model, batch, truncate=truncate, no_duplicates=no_duplicates)
+    rest = None
+    if held_out is not None:
+        small = min(batch, len(held_out))
+        rest = checked(held_out, model, small, truncate=truncate, no_duplicates=True, what="held-out pairs")
+        if list(rest) != list(table):
+            raise ValueError(
+                f"pairs have the columns {list(table)}, held-out pairs {list(rest)}; they must be the same"
+            )
+    said = {
+        "loss": _told(make), "steps": steps, "batch": batch, "rate": rate, "warmup": warmup, "seed": seed,
+        "weight_decay": weight_decay, "every": every, "patience": patience, "no_duplicates": no_duplicates,
+        "autocast": str(autocast), "pairs": checksum(table), "held_out": checksum(rest),
+    }  # fmt: skip
+    keep = None if folder is None else Path(folder)
+    if keep is not None:
+        _claim(keep, said | {"model": _fingerprint(model)})
+    with undisturbed(), tempfile.TemporaryDirectory() as aside:
+        stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
+        return _trained(stepper, model, steps, every, patience, see, progress)
+
+
+def _stepper(
+    table: pd.DataFrame, rest: pd.DataFrame | None, model: Any, make: Any, said: dict[str, Any], keep: Path | None,
+    aside: str, warmup: float, autocast: torch.dtype | None,
+) -> Any:  # fmt: skip
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainingArguments
+
+    from lab.training.stepper import Draws, Stepper
+
+    batch, steps, seed = said["batch"], said["steps"], said["seed"]
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(keep or aside), max_steps=steps, per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch if rest is None else min(batch, len(rest)), learning_rate=said["rate"],
+        warmup_steps=round(warmup * steps), weight_decay=said["weight_decay"], lr_scheduler_type="linear", seed=seed,
+        logging_strategy="no", eval_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+        logging_nan_inf_filter=False, dataloader_drop_last=True, bf16=autocast == torch.bfloat16,
+        fp16=autocast == torch.float16, use_cpu=model.device.type == "cpu", ddp_find_unused_parameters=True,
+        dataloader_pin_memory=model.device.type == "cuda",
+    )  # fmt: skip
+    if arguments.n_gpu > 1:  # replicas of one process would not see the hooks that pool layers; processes do
+        arguments._n_gpu = 1
+    data, held = (None if one is None else Dataset.from_pandas(one, preserve_index=False) for one in (table, rest))
+    draws = Draws(data, batch, steps * arguments.world_size, seed, said["no_duplicates"])
+    return Stepper(
+        pairs=table,
+        draws=draws,
+        keep=keep,
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=held,
+        loss=make,
+    )
+
+
+def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | None, see: Any, progress: bool) -> Tuned:
+    from lab.training.stepper import Look, checkpoints, put
+
+    parameters = sum(value.numel() for value in stepper.loss.parameters() if value.requires_grad)
+    there = checkpoints(stepper.keep) if stepper.keep else []
+    if there:
+        stepper._load_from_checkpoint(there[-1])
+    elif stepper.eval_dataset is not None:
+        stepper.rows = [{"step": 0, "held_out": stepper.evaluate()["eval_loss"]}]
+    done = stepper.rows[-1]["step"] if stepper.rows else 0
+    if not (stepper.rows and "ended" in stepper.rows[-1]):
+        with tqdm(total=steps, initial=done, desc="train", disable=not progress, leave=False) as bar:
+            stepper.add_callback(Look(stepper, every, patience, see, bar))
+            stepper.train(resume_from_checkpoint=str(there[-1]) if there else None)
+    last = stepper.rows[-1]
+    if last["ended"] == "no better":
+        put(stepper.loss, stepper.best)
+    stepper.accelerator.unwrap_model(stepper.model_wrapped, keep_fp32_wrapper=False)
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    names = ("loss", "grad_norm", "rate", "held_out")
+    found = {name: ("step", np.array([row.get(name, np.nan) for row in stepper.rows], float)) for name in names}
+    curve = xr.Dataset(found, coords={"step": [row["step"] for row in stepper.rows]})
+    return Tuned(model, curve, parameters, last["step"], last["seconds"], last["cpu_seconds"], last["ended"])
+
+
+def _check_numbers(
+    steps: int, batch: int, rate: float, warmup: float, every: int, patience: int | None,
+    held_out: pd.DataFrame | None, autocast: torch.dtype | None,
+) -> None:  # fmt: skip
+    if steps < 1 or every < 1 or not rate > 0 or not 0 <= warmup < 1:
+        raise ValueError(
+            f"got steps={steps}, every={every}, rate={rate}, warmup={warmup}; needed are at least one step, "
+            "a look every 1 or more, a positive rate, and a share of the steps in [0, 1) to warm up"
+        )
+    if batch < 2:
+        raise ValueError(f"batch must be 2 or more: the other pairs of a batch are the negatives; got {batch}")
+    if patience is not None and (patience < 1 or held_out is None):
+        raise ValueError(f"patience counts looks at held-out pairs: give held_out=, and 1 or more; got {patience}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None; got {autocast}")
+
+
+def _told(make: Any) -> str:
+    """A loss in words that tell it from another."""
+    if isinstance(make, partial):
+        options = ", ".join(f"{key}={value!r}" for key, value in sorted(make.keywords.items()))
+        return f"{_told(make.func)}({', '.join([*map(repr, make.args), options])})"
+    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', type(make).__qualname__)}"
+
+
+def _fingerprint(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().contiguous().cpu()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _claim(folder: Path, said: dict[str, Any]) -> None:
+    """Say in the folder what is trained there; ValueError where it says something else, naming what differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, now = folder / SAID, json.loads(json.dumps(said))
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        other = {k: f"{there.get(k)!r} there, {now.get(k)!r} asked" for k in there | now if there.get(k) != now.get(k)}
+        if other:
+            raise ValueError(f"{folder} holds another run: {other}; give another folder, or delete this one")
+    part = folder / f"{SAID}.{os.getpid()}"
+    part.write_text(json.dumps(now, indent=1), encoding="utf-8")
+    os.replace(part, path)
+    shutil.rmtree(folder / "part", ignore_errors=True)  # what a kill left of a checkpoint
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """The random states of the caller, which the trainer seeds anew, as they were."""
+    own, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the global one that is kept
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(own)
+            np.random.set_state(theirs)  # noqa: NPY002
