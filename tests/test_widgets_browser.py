@@ -93,7 +93,7 @@ def test_an_explorer_lives_in_jupyterlab(server, tmp_path):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         page = browser.new_page(viewport={"width": 1300, "height": 1100})
-        page.set_default_timeout(400_000)
+        page.set_default_timeout(180_000)
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))

@@ -2,8 +2,12 @@
 // the direction of writing end where it ends.
 const SVG = "http://www.w3.org/2000/svg";
 
+const KEYED = ["input", "select", "button", "textarea", "canvas", "tr"];
+
 function make(tag, props = {}, ...children) {
   const node = document.createElement(tag);
+  // JupyterLab would take arrow keys and letters for its own commands; it looks for this on what has the focus
+  if (KEYED.includes(tag)) node.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(props)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name in node) node[name] = value;
@@ -74,9 +78,3 @@ function bytesOf(buffer) {
 // white text on it, or black?
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 const mixed = (a, b, share) => `rgb(${a.map((v, i) => Math.round(v + share * (b[i] - v))).join(",")})`;
-
-// JupyterLab would take arrow keys and letters for its own commands, from a slider in a cell's output too
-function begin(root) {
-  root.classList.add("lab-widget");
-  root.dataset.lmSuppressShortcuts = "true";
-}

@@ -21,7 +21,7 @@ function render({ model, el: root }) {
   };
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
   model.on("msg:custom", heard);
-  begin(root);
+  root.classList.add("lab-widget");
   root.append(type, make("div", { className: "lab-bar" }, layer.node), statusLine(model), words, near);
   ask();
   return () => {
