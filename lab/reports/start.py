@@ -3,6 +3,7 @@
 import ast
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.reports import markdown, notebook, record, render
@@ -53,17 +54,25 @@ def questions(notebooks: str | Path = "", out: str | Path = ""):
     return table
 
 
-def contents(table):
-    """The questions as an IPython Markdown list; live, each name opens its notebook; a report has nothing to open."""
-    from IPython.display import Markdown
+@dataclass(frozen=True)
+class Words:
+    """Markdown that a notebook shows as such."""
 
+    data: str
+
+    def _repr_markdown_(self) -> str:
+        return self.data
+
+
+def contents(table) -> Words:
+    """The questions as a list in markdown; live, each name opens its notebook; a report has nothing to open."""
     lines = []
     for name, row in table.iterrows():
         shown = f"[{_plain(name)}]({name.replace(' ', '%20')}.ipynb)" if live() else f"**{_plain(name)}**"
         run = f" *{row.status}, {row.preset}, {render.duration(row.seconds)}*" if row.status == "done" else ""
         run = f" *{row.status}*" if row.status == "failed" else run
         lines.append(f"- {shown}: {_plain(row.question or row.title)}{run}")
-    return Markdown("\n".join(lines))
+    return Words("\n".join(lines))
 
 
 def uses(notebooks: str | Path = ""):
