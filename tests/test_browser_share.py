@@ -132,12 +132,15 @@ def test_a_slider_moves_the_figure_and_hover_tells_a_point(pages, window):
 
 
 def test_time_to_the_first_figure(pages, window):
-    page = window.open(pages / "evil.html")
-    page.wait_for_selector(".js-plotly-plot .main-svg")
+    page = window.page
+    meter = page.context.new_cdp_session(page)
+    meter.send("Performance.enable", {"timeDomain": "threadTicks"})  # what the page computed, not what it waited for
+    window.open(pages / "evil.html")
     page.wait_for_function("document.documentElement.dataset.firstFigure")
     first = int(page.evaluate("document.documentElement.dataset.firstFigure"))
-    print(f"first figure after {first} ms")
-    assert 0 < first < 20_000  # some 600 ms on an idle machine, more where eight share two cores
+    spent = {one["name"]: one["value"] for one in meter.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+    print(f"first figure after {first} ms, of which the page computed {1000 * spent:.0f} ms")
+    assert 0 < spent < 5
 
 
 def test_paper_is_light_as_wide_as_the_page_and_whole(pages, browser):
@@ -160,6 +163,9 @@ def test_paper_is_light_as_wide_as_the_page_and_whole(pages, browser):
     assert ink == "#1c1e21"
     assert not page.locator("details.code").first.is_visible()
     assert not page.locator(".bar").is_visible()
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function("document.querySelector('.js-plotly-plot .main-svg').clientWidth > 680")
     assert window.errors == []
     window.context.close()
 
@@ -203,7 +209,7 @@ def test_the_keyboard_reaches_everything(pages, window, name):
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == f"#{page.locator('main').get_attribute('id')}"
     reached = set()
-    for _ in range(25):
+    for _ in range(60):  # each figure has a row of buttons of its own
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName"))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")

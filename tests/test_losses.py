@@ -108,6 +108,8 @@ def test_what_is_left_out_moves_nothing():
         assert gradient.isfinite().all()
         assert (gradient[1] == 0).all()
     assert (torch.autograd.grad(same.sum(), negative)[0][~keep] == 0).all()
+    counts = keep.double().requires_grad_()
+    assert torch.autograd.grad(infonce(positive, negative, weight=counts).sum(), counts)[0].isfinite().all()
 
 
 def test_weight_counts_a_negative_so_many_times():
@@ -281,6 +283,12 @@ def test_a_copy_of_the_positive_is_refused_and_a_far_one_is_kept():
     assert found.refused.tolist() == [[1, -1]]
     assert found.above.tolist() == [1]
     assert mine(q, d, [0], k=2, limit=no_limit, progress=False).negative.tolist() == [[1, 2]]
+
+
+def test_what_just_reaches_the_limit_is_refused():
+    d = torch.tensor([[1.0, 0], [0, 1.0], [-1.0, 0]])
+    found = mine(d[:1], d, [0], k=1, limit=partial(fixed_limit, most=0.0), progress=False)
+    assert (found.negative.tolist(), found.refused.tolist(), found.above.tolist()) == ([[2]], [[1]], [1])
 
 
 def test_drawing_among_the_hardest():

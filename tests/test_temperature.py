@@ -6,6 +6,7 @@ import torch
 
 import lab
 from lab.attention import temperatures, use
+from lab.attention.calls import attending
 
 
 def moved(model):
@@ -29,21 +30,28 @@ def test_they_are_the_formula(kind):
     seen = np.arange(1, 8) if kind == "llama" else np.full(7, 7)
     for layer in (0, 1):
         want = 1 + found.spike.values[layer] + length[layer].double().numpy().reshape(4, 1, 1) * np.log(seen)
-        np.testing.assert_allclose(found.tau.values[layer], want, rtol=1e-5)
+        np.testing.assert_allclose(found.tau.values[layer], want, rtol=1e-5, atol=1e-6)
     assert found.spike.std("position").min() > 0
     assert abs(found.spike).max() < 1
 
 
 def test_they_are_what_the_scores_are_multiplied_by():
-    """Keys whose temperature is 0 at every query weigh all tokens alike."""
     model = lab.models.tiny("llama", layers=1, dim=32)
     ids = torch.randint(5, 90, (2, 6))
-    with use(model, "ssa", length=-1 / np.log(3)) as ssa, lab.attention.watch(ssa) as sinks:
-        model.model(input_ids=ids)
-        tau = temperatures(ssa, input_ids=ids).tau
-    np.testing.assert_allclose(tau.isel(position=2), 0, atol=1e-6)  # the third token sees three keys
-    np.testing.assert_allclose(tau.isel(position=0), 1, atol=1e-6)
-    assert sinks.result().sizes["sequence"] == 4  # the model ran as it does
+    seen = {}
+
+    def listen(call):
+        seen["weights"], seen["scores"] = call.inside.answer(call).weights(0, 6), call.scores()
+        return call.own()
+
+    with use(model, "ssa", length=0.3) as ssa:
+        moved(ssa)
+        tau = torch.tensor(temperatures(ssa, input_ids=ids).tau.values[0]).transpose(0, 1)
+        with torch.no_grad(), attending(ssa, listen):
+            ssa.model(input_ids=ids)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    want = (tau[..., None] * seen["scores"].double()).masked_fill(~causal, -torch.inf).softmax(-1)
+    torch.testing.assert_close(seen["weights"].double(), want, rtol=1e-4, atol=1e-6)
 
 
 def test_padded_keys_are_not_counted():

@@ -52,6 +52,8 @@ def test_bars_stand_on_zero_as_high_as_they_count():
     one, two, below = of(drawn(figure), "rect")
     assert float(two["height"]) == pytest.approx(2 * float(one["height"]), abs=0.11)
     zero = float(one["y"]) + float(one["height"])
+    (short, tall) = of(drawn(go.Figure(go.Bar(x=["a", "b"], y=[10, 11]))), "rect")
+    assert all(float(bar["y"]) + float(bar["height"]) < HEIGHT for bar in (short, tall))  # zero is in the picture
     assert zero == pytest.approx(float(below["y"]), abs=0.11)
     lying = of(drawn(go.Figure(go.Bar(y=["a", "b"], x=[1, 2], orientation="h"))), "rect")
     assert float(lying[1]["width"]) == pytest.approx(2 * float(lying[0]["width"]), abs=0.11)

@@ -1,6 +1,7 @@
 """What we look at: pretrained models from a folder or the hub, tiny ones with random weights, modules of one's own."""
 
 from lab.models.bidirectional import bidirectional
+from lab.models.dropped import without_parts
 from lab.models.fingerprint import fingerprint
 from lab.models.load import bundled, load
 from lab.models.loaded import Loaded, describe
@@ -22,5 +23,6 @@ __all__ = [
     "quantized",
     "tiny",
     "untrained",
+    "without_parts",
     "wrap",
 ]

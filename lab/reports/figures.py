@@ -14,15 +14,15 @@ from lab.reports import rounding
 MIME = "application/vnd.plotly.v1+json"
 
 
-def box(figure: Mapping, anchor: str, *, small: bool = False) -> Markup:
+def box(figure: Mapping, anchor: str) -> Markup:
     """The place of a figure, with the height that it will have so that nothing jumps when it is drawn."""
     layout = figure.get("layout") or {}
-    height = 300 if small else int(layout.get("height") or 450)
+    height = int(layout.get("height") or 450)
     said = caption(figure)
-    shown = Markup("<figcaption>{}</figcaption>").format(said) if said and not small else ""
+    shown = Markup("<figcaption>{}</figcaption>").format(said) if said else ""
     return Markup(
-        '<figure><div class="plot{}" role="img" aria-label="{}" data-figure="{}" style="height:{}px"></div>{}</figure>'
-    ).format(" small" if small else "", label(figure), anchor, height, shown)
+        '<figure><div class="plot" role="img" aria-label="{}" data-figure="{}" style="height:{}px"></div>{}</figure>'
+    ).format(label(figure), anchor, height, shown)
 
 
 def data(figure: Mapping, anchor: str) -> Markup:

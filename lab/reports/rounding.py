@@ -64,10 +64,11 @@ def _packed(value: Mapping) -> Mapping:
     if value.get("dtype") != "f8":
         return value
     wide = array(value)
-    narrow = wide.astype("<f4")
     finite = wide[np.isfinite(wide)]
     if not finite.size or np.abs(finite).max() > np.finfo(np.float32).max:
         return value
+    with np.errstate(under="ignore"):
+        narrow = wide.astype("<f4")
     off = np.abs(finite - narrow[np.isfinite(wide)]).max()
     lost = (narrow == 0) & (wide != 0)  # too small for 32 bits, and seen on a logarithmic axis
     if lost.any() or off > SEEN * (finite.max() - finite.min()):

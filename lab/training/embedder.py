@@ -10,6 +10,7 @@ from torch import nn
 
 from lab.models import Loaded, describe
 from lab.models.bidirectional import for_good
+from lab.models.load import MINILM_HUB_ID, bundled
 from lab.pooling import POOLS
 from lab.pooling.layers import LayerPick
 from lab.training.designs import DESIGNS, OF_LAYERS, OF_TOKENS, Design
@@ -32,7 +33,8 @@ def embedder(
 ) -> "SentenceTransformer":
     """The base model under the design's mask, its tokens and layers pooled by the design's head.
 
-    base: a folder or hub id as transformers opens them, or what lab.models gave, which is copied.
+    base: a folder or hub id as transformers opens them, "minilm" for the bundled one, or what lab.models gave, which is
+        copied.
     design: a Design, or its name in DESIGNS. seed: draws the weights of the head; the caller's random state stays.
     lora: a peft config, or a rank r: then alpha is 2 r, dropout .1, on all projections, as the paper has it at r = 16,
         and of the base only the adapters are trained. Needs `pip install peft` and a base on disk or on the hub.
@@ -95,7 +97,8 @@ def _transformer(base: Any, window: int | None) -> Any:
             base.tokenizer.save_pretrained(folder)
             transformer = Transformer(folder, max_seq_length=base.window)
     elif isinstance(base, str | Path):
-        transformer = Transformer(str(base), model_kwargs={"use_safetensors": True})
+        place = str(bundled() or MINILM_HUB_ID) if base == "minilm" else str(base)
+        transformer = Transformer(place, model_kwargs={"use_safetensors": True})
     else:
         raise TypeError(f"base must be a folder, a hub id or of lab.models; got {type(base).__name__}")
     tokenizer = transformer.tokenizer

@@ -81,7 +81,8 @@ def trials(
 
 def _done(left: list[dict[str, Any]], workers: int | None) -> Iterator[None]:
     if workers is None:
-        workers = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = 1 if torch.cuda.is_available() else cores
     workers = min(workers, len(left))
     if workers <= 1:
         for job in left:

@@ -16,7 +16,7 @@
     root.dataset.theme = printing ? "light" : (chosen ?? (system.matches ? "dark" : "light"));
     toggle.textContent = root.dataset.theme === "dark" ? "Light" : "Dark";
     toggle.setAttribute("aria-label", `${toggle.textContent} theme`);
-    for (const box of drawn) Plotly.react(box, box.data, themed(box.layout, box), box.config);
+    for (const box of drawn) Plotly.react(box, box.data, themed(box.layout), box.config);
   };
   toggle.addEventListener("click", () => {
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
@@ -26,7 +26,7 @@
   system.addEventListener("change", setTheme);
 
   // ---- figures: transparent, with the page's ink and lines
-  function themed(layout, box) {
+  function themed(layout) {
     const style = getComputedStyle(root);
     const ink = style.getPropertyValue("--ink").trim();
     const line = style.getPropertyValue("--line").trim();
@@ -46,10 +46,6 @@
     if (layout.title?.font) out.title = { ...layout.title, font: { ...layout.title.font, color: ink } };
     if (layout.legend) out.legend = { ...layout.legend, bgcolor: "rgba(0,0,0,0)" };
     if (!layout.margin && !base.margin) out.margin = { l: 64, r: 24, t: layout.title ? 60 : 24, b: 56 };
-    if (box.classList.contains("small")) {
-      out.height = 300;
-      out.margin = { l: 60, r: 20, t: 45, b: 50 };
-    }
     delete out.width;
     if (printing) Object.assign(out, { width: PAPER, autosize: false });
     return out;
@@ -72,7 +68,7 @@
     drawn.add(box);
     const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
     box.config = { responsive: true, displaylogo: false, ...figure.config };
-    const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}, box), config: box.config, frames: figure.frames ?? [] };
+    const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}), config: box.config, frames: figure.frames ?? [] };
     Plotly.newPlot(box, spec).then(() => {
       root.dataset.firstFigure ??= Math.round(performance.now());
       level(box);

@@ -33,7 +33,7 @@ function render({ model, el: root }) {
   }
   model.on("change:state", state);
   model.on("msg:custom", heard);
-  root.classList.add("lab-widget");
+  begin(root);
   root.append(make("div", { className: "lab-bar" }, go, stop, told), statusLine(model), make("div", { className: "lab-panels" }, ...PARTS.map(([name]) => charts[name].node)));
   draw();
   model.send({ ask: "rows" });

@@ -74,3 +74,9 @@ function bytesOf(buffer) {
 // white text on it, or black?
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 const mixed = (a, b, share) => `rgb(${a.map((v, i) => Math.round(v + share * (b[i] - v))).join(",")})`;
+
+// JupyterLab would take arrow keys and letters for its own commands, from a slider in a cell's output too
+function begin(root) {
+  root.classList.add("lab-widget");
+  root.dataset.lmSuppressShortcuts = "true";
+}

@@ -295,7 +295,7 @@ function render({ model, el: root }) {
   };
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
   model.on("msg:custom", heard);
-  root.classList.add("lab-widget");
+  begin(root);
   root.append(bar, make("div", { className: "lab-beside" }, stage, legend), statusLine(model), words, table, near);
   const watcher = new ResizeObserver(() => paint());
   watcher.observe(stage);

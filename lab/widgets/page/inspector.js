@@ -21,7 +21,7 @@ function render({ model, el: root }) {
   };
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
   model.on("msg:custom", heard);
-  root.classList.add("lab-widget");
+  begin(root);
   root.append(type, make("div", { className: "lab-bar" }, layer.node), statusLine(model), words, near);
   ask();
   return () => {

@@ -34,7 +34,7 @@ function render({ model, el: root }) {
   }
   const follow = { layer: mark, pool: () => { pool.list.value = model.get("pool"); draw(); }, metric: () => { metric.list.value = model.get("metric"); draw(); } };
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
-  root.classList.add("lab-widget");
+  begin(root);
   root.append(make("div", { className: "lab-bar" }, pool.node, ...(Object.keys(data.space).length ? [metric.node] : [])), told,
     make("div", { className: "lab-panels" }, ...[data.scores && scores.node, data.similarity && alike.node, Object.keys(data.space).length && space.node].filter(Boolean)), statusLine(model));
   draw();

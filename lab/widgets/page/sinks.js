@@ -40,7 +40,7 @@ function render({ model, el: root }) {
   };
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
   model.on("msg:custom", heard);
-  root.classList.add("lab-widget");
+  begin(root);
   root.append(make("div", { className: "lab-bar" }, normalizer.node, which.node), statusLine(model), text,
     make("div", { className: "lab-panels" }, mosaic.node, rows.node, mass.node, norms.node));
   ask("mosaic");
