@@ -28,12 +28,15 @@ cpu_label := $(if $(filter Linux,$(shell uname -s)),+cpu)
 # a process a core up to four, each with a copy of torch and the bundled model in memory
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
 
-.PHONY: help report test lint lab bench clean
+.PHONY: help report docs test lint lab bench clean
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
 
 report: $(READY) ## run every notebook and leave reports/index.html
 	.venv/bin/lab report $(ARGS)
+
+docs: report ## the reports and the reference of the package in one folder, reports/
+	.venv/bin/lab docs
 
 test: lint ## lint, every test, every notebook at preset=smoke
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
@@ -42,8 +45,9 @@ lint: $(READY) ## ruff on code and notebooks
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-lab: $(READY) ## open JupyterLab
-	.venv/bin/jupyter lab --ip=127.0.0.1 notebooks
+lab: $(READY) ## open JupyterLab at its start page
+	.venv/bin/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb \
+		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 bench: $(READY) ## run the benchmarks; the tables land in benchmarks/results
 	for file in benchmarks/*.py; do .venv/bin/python $$file || exit 1; done

@@ -14,6 +14,7 @@ Reading order, which is also the direction the data flows; nothing imports upwar
     training   small models trained here         lab.training.language_model(lab.training.corpus(texts))
     stats      what a difference means           lab.stats.bootstrap(scores, along="example")
     plots      arrays in, figures out            lab.plots.layer_curves(estimates)
+    widgets    figures under controls            lab.widgets.explorer(states, texts)
     reports    run notebooks, render, index      lab.reports.run("notebooks/tour.ipynb")
 
 Every result is an xarray object with named axes (layer, pool, example, dim, fold ...). Rooms load when they
@@ -25,7 +26,7 @@ from types import ModuleType
 
 ROOMS = (
     "data", "blocks", "models", "kernels", "pooling", "capture", "attention", "probes", "geometry", "training",
-    "stats", "plots", "reports",
+    "stats", "plots", "widgets", "reports",
 )  # fmt: skip
 
 __version__ = "0.1.0"

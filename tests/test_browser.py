@@ -1,20 +1,10 @@
 """A report in a real browser with the network off: figures that move, no request, no error."""
 
-import shutil
-
 import pytest
 import shelf
+from window import DRAWN, Window, launched, needs_chromium
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-DRAWN = "document.documentElement.dataset.figuresDrawn === document.documentElement.dataset.figures"
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="NO CHROMIUM: reports were NOT opened in a browser; apt-get install chromium"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -24,38 +14,8 @@ def ran():
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+    with launched() as opened:
         yield opened
-        opened.close()
-
-
-class Window:
-    """A page without network that writes down what it asks for and what goes wrong."""
-
-    def __init__(self, browser, **options):
-        self.context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}} | options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
-        self.requests, self.errors = [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
-
-    def open(self, path):
-        self.page.goto(path.as_uri())
-        return self.page
-
-    def draw_all(self):
-        for box in self.page.locator("[data-figure]").all():
-            box.scroll_into_view_if_needed()
-        self.page.wait_for_function(DRAWN)
-
-    def style(self, selector, name):
-        return self.page.locator(selector).first.evaluate(f"node => getComputedStyle(node)['{name}']")
 
 
 @pytest.fixture
@@ -152,7 +112,7 @@ def test_zoom_survives_a_change_of_theme(ran, window):
 
 def test_the_index_leads_to_a_report_and_back(ran, window):
     page = window.open(ran.out / "index.html")
-    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.locator(".picture svg polyline").count() == 1
     page.get_by_role("link", name="Where does meaning live?").click()
     assert page.url == (ran.out / "good.html").as_uri()
     page.get_by_role("link", name="All reports").click()

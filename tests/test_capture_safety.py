@@ -107,6 +107,20 @@ def test_compiled_models_are_refused_with_the_way_out():
     model.model.compile(backend="eager")  # in place, after it was loaded
     with pytest.raises(ValueError, match="was compiled"):
         lab.capture.states(model, TEXTS)
+    for compile_parts in (
+        lambda model: [block.compile(backend="eager") for block in model.layers],
+        lambda model: model.layers.__setitem__(0, torch.compile(model.layers[0], backend="eager")),
+        lambda model: setattr(model.norm, "forward", torch.compile(model.norm.forward, backend="eager")),
+        lambda model: setattr(model, "forward", torch.compile(model.forward, backend="eager")),
+    ):
+        model = tiny()
+        compile_parts(model.model)
+        for look in (
+            lambda model=model: lab.capture.states(model, TEXTS, progress=False),
+            lambda model=model: lab.models.describe("parts", "test", model.model, model.tokenizer, 60),
+        ):
+            with pytest.raises(ValueError, match=r"parts of this model were compiled, the first .*loaded anew"):
+                look()
     with pytest.raises(ValueError, match=r"DataParallel splits its batches.*\.module"):
         lab.models.describe("parallel", "test", torch.nn.DataParallel(tiny().model), None, 60)
 

@@ -320,18 +320,18 @@ def test_draw_refuses(site):
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), part=st.floats(0, 1), seed=st.integers(0, 9))
 def test_shares_fill_like_water(sizes, part, seed):
     n = max(1, round(part * sum(sizes)))
-    shares = texts._shares(sizes, n, np.random.default_rng(seed))
+    shares = texts.even_shares(sizes, n, np.random.default_rng(seed))
     assert shares.sum() == n
     assert (shares <= sizes).all()
     partial = shares[shares < sizes]
     if len(partial):  # whoever has some left got as much as anyone, up to one
         assert shares.max() <= partial.min() + 1
         assert partial.max() <= partial.min() + 1
-    np.testing.assert_array_equal(shares, texts._shares(sizes, n, np.random.default_rng(seed)))
+    np.testing.assert_array_equal(shares, texts.even_shares(sizes, n, np.random.default_rng(seed)))
 
 
 def test_remainder_is_not_always_the_first_packages():
-    draws = {tuple(texts._shares([5, 5, 5], 4, np.random.default_rng(seed))) for seed in range(20)}
+    draws = {tuple(texts.even_shares([5, 5, 5], 4, np.random.default_rng(seed))) for seed in range(20)}
     assert draws == {(2, 1, 1), (1, 2, 1), (1, 1, 2)}
 
 

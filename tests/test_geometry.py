@@ -178,7 +178,7 @@ def test_a_map_keeps_what_is_flat_and_says_how_far_it_can_be_trusted():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"method": "tsne"}, r"no projection 'tsne'; there are \['pca', 'umap'\]"),
+        ({"method": "mds"}, r"no projection 'mds'; there are \['pca', 'tsne', 'umap'\]"),
         ({"neighbours": 5}, "below half the 10 rows; got 5"),
         ({"neighbours": 1}, "from 2 to below"),
     ],

@@ -25,13 +25,13 @@ ROOMS = {
     "models": {"blocks"},
     "capture": {"models", "pooling"},
     "attention": {"kernels", "models", "capture"},
-    "probes": {"capture"},
+    "probes": {"data", "capture"},  # data: what a data set asks
     "geometry": {"capture"},
-    "training": {"data", "models", "kernels", "pooling", "capture", "attention", "geometry"},
+    "training": {"data", "blocks", "models", "kernels", "pooling", "capture", "attention", "geometry"},
     "stats": set(),  # arrays in, numbers out
     "plots": set(),  # arrays in, figures out
-    "widgets": {"probes", "geometry", "stats", "plots"},  # a control may ask for another map, probe or test
 }
+ROOMS["widgets"] = set(ROOMS)  # a control may ask for another map, pass, test or training step
 ROOMS["reports"] = set(ROOMS)
 
 

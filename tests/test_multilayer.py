@@ -286,8 +286,8 @@ def test_half_parameters_work_too(build):
     ("build", "says"),
     [
         (lambda: MultiLayerResidualPool(4, 3, baseline="cls"), "'last'.*or 'mean'.*got 'cls'"),
-        (lambda: MultiLayerPool(4, 3, latents=0), "at least 1; got 4, 0, 32, 2048"),
-        (lambda: MultiLayerPool(4, 0), "num_layers 0"),
+        (lambda: MultiLayerPool(4, 3, latents=0), "latents must be 1 or more; got 0"),
+        (lambda: MultiLayerPool(4, 0), "num_layers must be 1 or more; got 0"),
         (lambda: faithful(4, 3)(torch.zeros(4, 2, 4)), "built for 3"),
         (lambda: repaired(4, 3)(torch.zeros(2, 2, 4)), "built for 3"),
         (lambda: faithful(4, 3)(torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool)), "hides every layer"),

@@ -83,7 +83,9 @@ def test_a_key_that_no_token_is_near_stays_finite():
     assert pool.keys.isfinite().all()
 
 
-@pytest.mark.parametrize("wrong", [{"num_keys": 0}, {"decay": 1.0}])
-def test_bad_sizes_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be 1 or more and decay"):
+@pytest.mark.parametrize(
+    ("wrong", "says"), [({"num_keys": 0}, "num_keys must be 1 or more; got 0"), ({"decay": 1.0}, r"\[0, 1\); got 1.0")]
+)
+def test_bad_sizes_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
         built(**wrong)

@@ -1,6 +1,8 @@
 """lab.capture.to_zarr: the same content as states, whatever happened while it was written."""
 
+import copy
 import errno
+import functools
 import os
 import re
 import signal
@@ -18,7 +20,9 @@ import pytest
 import xarray as xr
 
 import lab
+from lab.capture.reduction import fingerprint as pool_fingerprint
 from lab.capture.store import Shards, missing_shards
+from lab.models.fingerprint import answer, fingerprint
 from lab.pooling import POOLS
 
 TEXTS = [f"text number {i} " * (i * 7 % 11 + 1) for i in range(45)]
@@ -111,7 +115,13 @@ def test_is_read_piece_by_piece(whole):
 
 def test_a_second_call_reads_nothing_again(whole, monkeypatch):
     model, before = small(), files(whole)
-    monkeypatch.setattr(model.model, "forward", lambda *_, **__: pytest.fail("the model ran"))
+    forward = model.model.forward
+
+    def only_its_example(**given):
+        assert np.array_equal(given["input_ids"], model.example["input_ids"]), "texts were read"
+        return forward(**given)
+
+    monkeypatch.setattr(model.model, "forward", only_its_example)
     lab.capture.to_zarr(model, TEXTS, whole, **ASKED)
     assert files(whole) == before
 
@@ -195,6 +205,60 @@ def test_borders_between_texts_count():
     model = small()
     assert Shards(["ab", "c"], 2).digest(model) != Shards(["a", "bc"], 2).digest(model)
     assert Shards(["ab", "c"], 2).digest(model) == Shards(["ab", "c"], 1).digest(model)
+
+
+def summed(x, mask, times=1):
+    return POOLS["mean"]()(x, mask) * times
+
+
+def scaled(times):
+    return lambda x, mask: POOLS["mean"]()(x, mask) * times
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x, _: x[:, 0], lambda x, _: x[:, 1]),
+        (scaled(1), scaled(2)),
+        (functools.partial(summed, times=1), functools.partial(summed, times=2)),
+        (POOLS["concat"](16, pools=("mean", "max")), POOLS["concat"](16, pools=("mean", "min"))),
+        (POOLS["concat"](16, pools=(POOLS["gem"](), POOLS["max"]())), POOLS["concat"](16, pools=("gem", "max"))),
+        (POOLS["gsp"](16), POOLS["gsp"](16)),
+        (lab.geometry.PerText(lab.geometry.curvature), lab.geometry.PerText(lab.geometry.prompt_entropy)),
+    ],
+    ids=["lambda", "closure", "partial", "parts", "settings of parts", "weights", "function"],
+)
+def test_pools_that_differ_in_anything_are_told_apart_and_equal_ones_are_not(one, other, tmp_path):
+    told = pool_fingerprint(one)
+    assert told != pool_fingerprint(other)
+    assert told == pool_fingerprint(copy.deepcopy(one))
+    lab.capture.to_zarr(small(), TEXTS[:3], tmp_path / "store", pools={"a": one}, progress=False)
+    with pytest.raises(ValueError, match=r"made by another order.*pools: "):
+        lab.capture.to_zarr(small(), TEXTS[:3], tmp_path / "store", pools={"a": other}, progress=False)
+
+
+def test_a_model_changed_in_more_than_its_weights_is_refused(tmp_path):
+    model, path = lab.models.tiny("llama", layers=2, dim=16, heads=2), tmp_path / "states.zarr"
+
+    def write():
+        lab.capture.to_zarr(model, TEXTS[:3], path, max_length=9, progress=False)
+
+    write()
+    before = files(path)
+    with lab.attention.use(model, "softpick"), pytest.raises(ValueError, match=r"another order.*answer: "):
+        write()
+    with lab.models.bidirectional(model), pytest.raises(ValueError, match=r"another order.*answer: "):
+        write()
+    model.tokenizer.truncation_side = "left"
+    with pytest.raises(ValueError, match=r"another order.*tokenizer: "):
+        write()
+    model.tokenizer.truncation_side = "right"
+    model.model.rotary_emb.inv_freq.mul_(3)  # in no state_dict
+    with pytest.raises(ValueError, match=r"another order.*answer: "):
+        write()
+    model.model.rotary_emb.inv_freq.div_(3)
+    write()
+    assert files(path) == before
 
 
 def test_half_precision_is_stated_and_refuses_what_it_cannot_hold(tmp_path):
@@ -359,7 +423,10 @@ def test_a_model_changed_since_it_was_loaded_is_not_read_by_workers(tmp_path):
 
     model = small()
     with pytest.raises(ValueError, match=r"has weights .* not 0000.*save the model to a folder"):
-        _plan(dumps((model.recipe, "0" * 64, {})))
+        _plan(dumps((model.recipe, "0" * 64, [], {})))
+    said = [-number for number in answer(model)]
+    with pytest.raises(ValueError, match=r"as loaded here answers otherwise.*write without a client"):
+        _plan(dumps((model.recipe, fingerprint(model), said, {})))
 
 
 def test_probes_and_geometry_read_a_store_a_layer_at_a_time(whole, monkeypatch):

@@ -184,7 +184,7 @@ def _by_rows(call: Call, weigh: Weigh | Rows | str | None, step: int) -> Found:
                 "row. Watch them as a padded batch"
             )
         ahead |= bool((visible & (place > here)).any())
-        weight, logit = _weights(call, weigh, start, stop, visible.expand(-1, H, -1, -1))
+        weight, logit = weights_of(call, weigh, start, stop, visible.expand(-1, H, -1, -1))
         weight = torch.where(real, weight, 0)
         mass = weight.sum(-1)
         share = weight.abs()
@@ -209,7 +209,7 @@ def _by_rows(call: Call, weigh: Weigh | Rows | str | None, step: int) -> Found:
     return columns, shares, even, totals, ahead
 
 
-def _weights(
+def weights_of(
     call: Call, weigh: Weigh | Rows | str | None, start: int, stop: int, visible: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A [B, H, rows, Tk], zeros where not visible, and the weight of the sink logit [B, H, rows] (or 0)."""

@@ -3,7 +3,7 @@
 states      one labelled array h[layer, pool, example, dim] for a list of texts or images
 to_zarr     the same on disk for a corpus larger than memory, resumable, on many machines; open_store reads it
 moments     statistics of every token of every layer, without keeping one
-tokens      every token of a few texts, with what it says
+tokens      every token of a few texts, with what it says; ragged gives one layer as vectors and offsets
 logit_lens  what a decoder would say if it stopped at a layer
 tap         the raw states of named modules, for as long as a `with` block lasts
 part_influence  how much attention and the feed-forward part of each block turn what passes
@@ -16,6 +16,8 @@ from lab.capture.parts import part_influence
 from lab.capture.states import states
 from lab.capture.store import open_store, to_zarr
 from lab.capture.tap import blocks, tap
-from lab.capture.tokens import tokens
+from lab.capture.tokens import ragged, tokens
 
-__all__ = ["blocks", "logit_lens", "moments", "open_store", "part_influence", "states", "tap", "to_zarr", "tokens"]
+__all__ = [
+    "blocks", "logit_lens", "moments", "open_store", "part_influence", "ragged", "states", "tap", "to_zarr", "tokens",
+]  # fmt: skip

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lab.capture.states import Plan, planned
-from lab.models.fingerprint import fingerprint
+from lab.models.fingerprint import answer, fingerprint, same_answer
 
 if TYPE_CHECKING:
     from lab.capture.store import Shards
 
 
 def write_on(
-    client: Any, path: Path, plan: Plan, shards: "Shards", missing: list[int], weights: str, retries: int = 3
-) -> Iterator[int]:
+    client: Any, path: Path, plan: Plan, shards: "Shards", missing: list[int], weights: str, said: list[float],
+    retries: int = 3,
+) -> Iterator[int]:  # fmt: skip
     """The numbers of the shards as workers finish them.
 
     A worker that dies loses its task alone: dask gives it to another one, and a shard half written is written again.
-    The model is not sent if it can be loaded where the worker runs: each loads it once and checks its weights.
+    The model is not sent if it can be loaded where the worker runs: each loads it once and checks its weights, and
+    what it says to its example.
     """
     from distributed import as_completed
     from distributed.protocol.pickle import dumps
@@ -31,7 +33,7 @@ def write_on(
         "pools": pools, "layers": plan.layers, "site": plan.site, "max_length": plan.window,
         "batch_tokens": plan.budget, "packed": plan.packed, "autocast": plan.autocast,
     }  # fmt: skip
-    order = dumps((plan.model.recipe or plan.model, weights, asked))
+    order = dumps((plan.model.recipe or plan.model, weights, said, asked))
     held = client.submit(bytes, order, pure=False)  # made again if every worker that holds it dies
 
     def submit(number: int) -> Any:
@@ -61,11 +63,16 @@ def _plan(order: bytes) -> Plan:
     """The order as this worker reads it; once for all its tasks."""
     from distributed.protocol.pickle import loads
 
-    recipe, weights, asked = loads(order)
+    recipe, weights, said, asked = loads(order)
     model = recipe() if callable(recipe) else recipe
     if (found := fingerprint(model)) != weights:
         raise ValueError(
             f"{model.name} as loaded here has weights {found[:16]}..., not {weights[:16]}...: they were changed after "
             "loading; save the model to a folder that the workers see and load it from there"
+        )
+    if not same_answer(model, said, answer(model)):
+        raise ValueError(
+            f"{model.name} as loaded here answers otherwise: a change made since it was loaded (another attention, a "
+            "hook) is not known to the workers; write without a client, or save what was changed and load it from there"
         )
     return planned(model, **asked)

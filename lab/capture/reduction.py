@@ -1,6 +1,5 @@
 """Several pools of one state: the usual four together, weightings of tokens in one product, the others one by one."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from lab.capture.runs import Runs, find
 from lab.models import Loaded
+from lab.models.identity import checksum
 from lab.pooling import POOLS, FirstPool, LastPool, LinearPool, MaxPool, MeanPool
 from lab.pooling.functional import by_kernel, segment_stats, weighted_sum
 
@@ -104,16 +104,17 @@ def _built(pools: Pools, width: int, device: torch.device) -> dict[str, Pool]:
 @torch.no_grad()
 def _tried(pools: Mapping[str, Pool], width: int, device: torch.device) -> int:
     """The width of the vectors that the pools make of states of this width."""
-    x, mask = torch.zeros(1, 2, width, device=device), torch.ones(1, 2, dtype=torch.bool, device=device)
+    # two texts: one vector for both would be spread over all rows of a batch
+    x, mask = torch.zeros(2, 2, width, device=device), torch.ones(2, 2, dtype=torch.bool, device=device)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, pool in pools.items():
         try:
             y = pool(x, mask)
         except TypeError as error:
             raise ValueError(f"pool {name!r} cannot be called as pool(x, mask): {error}") from error
-        if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 1:
+        if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 2:
             got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"pool {name!r} turns [1, 2, {width}] into {got}, expected [1, width]")
+            raise ValueError(f"pool {name!r} turns [2, 2, {width}] into {got}, expected [2, width]")
         shapes[name] = tuple(y.shape)
     if len(set(shapes.values())) > 1:
         widths = {name: shape[1] for name, shape in shapes.items()}
@@ -122,13 +123,10 @@ def _tried(pools: Mapping[str, Pool], width: int, device: torch.device) -> int:
 
 
 def fingerprint(pool: Pool) -> str:
-    """What a pool is, for a store to say: its class and settings, and a checksum of its weights if it has any."""
+    """What a pool is, for a store to say: its class and settings or its name, and a checksum of all that it holds."""
     if not isinstance(pool, nn.Module):
-        return f"{getattr(pool, '__module__', '?')}.{getattr(pool, '__qualname__', type(pool).__qualname__)}"
-    digest = hashlib.sha256()
-    for name, value in sorted(pool.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        name = f"{getattr(pool, '__module__', '?')}.{getattr(pool, '__qualname__', type(pool).__qualname__)}"
+        return f"{name} {checksum(pool)[:16]}"
     plain = (int, float, str, tuple)
     settings = {k: v for k, v in sorted(vars(pool).items()) if isinstance(v, plain) and k != "training"}
-    weights = f" weights {digest.hexdigest()[:16]}" if pool.state_dict() else ""
-    return f"{type(pool).__qualname__}({settings}){weights}"
+    return f"{type(pool).__qualname__}({settings}) {checksum(pool)[:16]}"

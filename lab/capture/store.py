@@ -20,7 +20,7 @@ from lab.capture.reduction import Pools
 from lab.capture.reduction import fingerprint as pool_fingerprint
 from lab.capture.states import Plan, planned
 from lab.models import Loaded
-from lab.models.fingerprint import fingerprint, tokenizer_fingerprint
+from lab.models.fingerprint import answer, fingerprint, same_answer, tokenizer_fingerprint
 
 FORMAT = "lab states 1"
 DTYPES = ("float32", "float16")
@@ -43,7 +43,7 @@ class Shards:
     def bounds(self, number: int) -> tuple[int, int]:
         return number * self.size, min((number + 1) * self.size, self.n)
 
-    def read(self, number: int) -> list[str] | Tensor:
+    def read(self, number: int) -> list[Any] | Tensor:
         lo, hi = self.bounds(number)
         part = self.examples[lo:hi]
         return part if isinstance(part, Tensor | np.ndarray) and part.ndim > 1 else list(part)
@@ -84,8 +84,9 @@ def to_zarr(
     client: a dask.distributed Client, whose workers then read the shards, each loading the model by itself. Under
         `accelerate launch` or torchrun each process takes its part of them.
 
-    What was asked is in the store's attributes: model, source, checksums of weights, tokenizer and texts, the pools
-    with their settings, and all that bears on the numbers. A store of another order is refused, not mixed.
+    What was asked is in the store's attributes: model, source, checksums of weights, tokenizer and texts, what the
+    model answers to its example (which tells one whose attention was exchanged from one as it was), the pools with
+    their settings and a checksum, and all that bears on the numbers. A store of another order is refused, not mixed.
 
     Returns the store, opened lazily (see open_store). Raises as `states` does; ValueError for another store;
     OSError, with what was written, when the disk is full or not to be written to.
@@ -165,6 +166,7 @@ def order_of(plan: Plan, shards: Shards, dtype: str) -> dict[str, Any]:
         "model": model.name,
         "source": model.source,
         "weights": fingerprint(model),
+        "answer": answer(model),
         "model dtype": str(next(model.model.parameters()).dtype),
         "device": model.device.type,
         "torch": torch.__version__,
@@ -200,6 +202,7 @@ def _prepare(path: Path, plan: Plan, shards: Shards, dtype: str, asked: dict[str
         f"{name}: {there.get(name)!r} in the store, {asked.get(name)!r} now"
         for name in dict.fromkeys([*asked, *there])
         if there.get(name) != asked.get(name)
+        and not (name == "answer" and same_answer(plan.model, there.get(name), asked[name]))
     ]
     if differs:
         raise ValueError(
@@ -231,7 +234,7 @@ def _finished(
     if client is not None:
         from lab.capture.cluster import write_on
 
-        yield from write_on(client, path, plan, shards, missing, asked["weights"])
+        yield from write_on(client, path, plan, shards, missing, asked["weights"], asked["answer"])
         return
     for number in missing:
         yield write_shard(path, plan, shards.read(number), shards.bounds(number), number)

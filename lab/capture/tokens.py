@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.capture.batches import Batch, Tokens
@@ -64,6 +65,22 @@ def tokens(
     if isinstance(source, Tokens):
         found = found.assign_coords(text=("token", _words(model, source)))
     return found
+
+
+def ragged(found: xr.Dataset, layer: int = -1) -> tuple[Float[Tensor, "N D"], Int[Tensor, " _"]]:
+    """One layer of `tokens` as lab.pooling and lab.probes.late_retrieval take it: x [N, D] and offsets [S + 1].
+
+    layer: by its number; -1 is the last that was captured. Raises ValueError for a layer that was not, and for states
+    that are not from `tokens`.
+    """
+    if not {"h", "example"} <= set(found.variables) or found.h.dims != ("layer", "token", "dim"):
+        raise ValueError(f"states of lab.capture.tokens are needed, h[layer, token, dim]; got {dict(found.sizes)}")
+    layers = found.layer.values.tolist()
+    if layer != -1 and layer not in layers:
+        raise ValueError(f"no layer {layer} was captured; there are {layers}")
+    at = len(layers) - 1 if layer == -1 else layers.index(layer)
+    lengths = torch.bincount(torch.from_numpy(found.example.values))
+    return torch.from_numpy(found.h.values[at]), torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
 
 
 def _words(model: Loaded, source: Tokens) -> np.ndarray:

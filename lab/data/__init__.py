@@ -1,20 +1,51 @@
 """Corpora and tasks: docstrings of the installed scientific stack, scikit-learn's digits, any file or hub data set.
 
-lab.data.tasks has synthetic tasks whose answers are known; it loads when it is first used, as it needs torch.
+What an embedding is asked: evaluations from held-out packages, training_pairs from the others, and a user's own, by
+pair_task and label_tasks. lab.probes.evaluate answers.
+
+lab.data.tasks, relations and graphs have synthetic tasks whose answers are known; each loads when it is first used, as
+it needs torch.
 """
 
 from importlib import import_module
 from types import ModuleType
 
+from lab.data.evaluation import Task, label_tasks, pair_task, task_texts
 from lab.data.files import read
+from lab.data.held_out import HELD_OUT, evaluations, training_pairs
 from lab.data.images import cued, digits, of_each
-from lab.data.noise import noisy
+from lab.data.noise import attacked, noisy
+from lab.data.own_pairs import pairs, split_pairs
 from lab.data.texts import corpus, docstrings, manifest
 
-__all__ = ["corpus", "cued", "digits", "docstrings", "manifest", "noisy", "of_each", "read", "tasks"]
+__all__ = [
+    "HELD_OUT",
+    "Task",
+    "attacked",
+    "corpus",
+    "cued",
+    "digits",
+    "docstrings",
+    "evaluations",
+    "graphs",
+    "label_tasks",
+    "manifest",
+    "noisy",
+    "of_each",
+    "pair_task",
+    "pairs",
+    "read",
+    "relations",
+    "split_pairs",
+    "task_texts",
+    "tasks",
+    "training_pairs",
+]
+
+SYNTHETIC = ("graphs", "relations", "tasks")
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name != "tasks":
+    if name not in SYNTHETIC:
         raise AttributeError(f"lab.data has no {name!r}; it has {', '.join(__all__)}")
-    return import_module("lab.data.tasks")
+    return import_module(f"lab.data.{name}")

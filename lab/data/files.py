@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lab.data import ledger
+
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -42,6 +44,7 @@ def read(
     else:
         table = _split_of(source, split, shown=source, own=False)
     _check(table, columns, source)
+    ledger.note(str(source), len(table), lambda: ledger.of_file(path) if path.is_file() else ledger.of_table(table))
     if n is None:
         return table
     if n > len(table):

@@ -1,6 +1,10 @@
 """Images that come with scikit-learn, and what can be done to a set of them."""
 
+import hashlib
+
 import numpy as np
+
+from lab.data import ledger
 
 
 def digits() -> tuple:
@@ -13,6 +17,7 @@ def digits() -> tuple:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    ledger.note("scikit-learn's digits", len(bunch.target), lambda: hashlib.sha256(bunch.data.tobytes()).hexdigest())
     images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
     return images, torch.from_numpy(bunch.target).to(torch.int64)
 

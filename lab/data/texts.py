@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lab.data import cache, harvest, stack
+from lab.data import cache, harvest, ledger, stack
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("name", "text", "summary", "code", "package", "module", "parent")
 CHUNK = 3_000_000  # bytes of source per worker process: half a second's work, so that its start is lost in it
 _unsaved: dict[str, pd.DataFrame] = {}  # where no folder can be written, at least this process harvests once
+_digests: dict[str, str] = {}  # half a second each, and a notebook draws several times
 
 
 def docstrings(n: int = 2000, seed: int = 0, packages: Sequence[str] | None = None) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def docstrings(n: int = 2000, seed: int = 0, packages: Sequence[str] | None = No
         raise ValueError(f"n={n} docstrings asked for, but there are {len(table)}; ask for fewer or more packages")
     generator = np.random.default_rng(seed)
     rows = table.groupby("package", sort=True).indices
-    shares = _shares([len(found) for found in rows.values()], n, generator)
+    shares = even_shares([len(found) for found in rows.values()], n, generator)
     drawn = [generator.choice(found, k, replace=False) for found, k in zip(rows.values(), shares, strict=True)]
     return table.iloc[generator.permutation(np.concatenate(drawn))].reset_index(drop=True)
 
@@ -74,7 +75,7 @@ def corpus() -> pd.DataFrame:
     key = _key(versions)
     path = cache.folder() / f"docstrings-{key}.parquet"
     if key in _unsaved:
-        return _unsaved[key].copy()
+        return _noted(_unsaved[key].copy(), key)
     found = _load(path)
     if found is None:
         content = _parquet(*_harvest(versions))
@@ -84,7 +85,17 @@ def corpus() -> pd.DataFrame:
         except OSError as error:
             log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
             _unsaved[key] = found.copy()
-    return found
+    return _noted(found, key)
+
+
+def _noted(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    def digest() -> str:
+        if key not in _digests:
+            _digests[key] = ledger.of_table(table[["name", "code"]])
+        return _digests[key]
+
+    ledger.note("docstrings of the installed packages", len(table), digest)
+    return table
 
 
 def manifest() -> pd.DataFrame:
@@ -101,7 +112,7 @@ def manifest() -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
+def even_shares(sizes: Sequence[int], n: int, generator: np.random.Generator) -> np.ndarray:
     """Fill equal shares like water: min(size, level) each, what remains one by one to drawn others."""
     sizes = np.asarray(sizes)
     low, high = 0, int(sizes.max())  # the level is the highest whose sum is at most n

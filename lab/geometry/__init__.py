@@ -10,7 +10,7 @@ from lab.geometry.isotropy import alignment, anisotropy, isoscore, uniformity
 from lab.geometry.neighbours import antihubs, duplicates, hubness, levina_bickel, two_nn, two_nn_mle
 from lab.geometry.panel import COLLAPSE, METRICS, measure
 from lab.geometry.plane import simplex_plane
-from lab.geometry.projection import project
+from lab.geometry.projection import align, coordinates, principal, project
 from lab.geometry.redundancy import angular_distance, block_influence
 from lab.geometry.relative import Stitched, relative_to, stitch
 from lab.geometry.shape import angular, procrustes
@@ -28,11 +28,12 @@ from lab.geometry.trajectories import PerText, curvature, prompt_entropy
 from lab.geometry.views import dime, infonce, lidar
 
 __all__ = [
-    "COLLAPSE", "METRICS", "SIMILARITIES", "Classes", "PerText", "Space", "Stitched", "alignment", "angular",
-    "angular_distance", "anisotropy", "antihubs", "block_influence", "cdnv", "cka", "cknna", "compare", "curvature",
-    "dime", "duplicates", "effective_rank", "hubness", "infonce", "isoscore", "levina_bickel", "lidar", "linear_cka",
-    "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1", "nc2_angles", "nc2_frame", "nc2_norms", "nc3",
-    "nc4", "nearest_centre", "participation_ratio", "patch_low_frequency", "procrustes", "project", "prompt_entropy",
-    "pwcca", "rankme", "rbf_cka", "relative_to", "rsa", "simplex_plane", "spectral_exponent", "stable_rank", "stitch",
-    "svcca", "two_nn", "two_nn_mle", "uniformity",
+    "COLLAPSE", "METRICS", "SIMILARITIES", "Classes", "PerText", "Space", "Stitched", "align", "alignment",
+    "angular", "angular_distance", "anisotropy", "antihubs", "block_influence", "cdnv", "cka", "cknna", "compare",
+    "coordinates", "curvature", "dime", "duplicates", "effective_rank", "hubness", "infonce", "isoscore",
+    "levina_bickel", "lidar", "linear_cka", "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1",
+    "nc2_angles", "nc2_frame", "nc2_norms", "nc3", "nc4", "nearest_centre", "participation_ratio",
+    "patch_low_frequency", "principal", "procrustes", "project", "prompt_entropy", "pwcca", "rankme", "rbf_cka",
+    "relative_to", "rsa", "simplex_plane", "spectral_exponent", "stable_rank", "stitch", "svcca", "two_nn",
+    "two_nn_mle", "uniformity",
 ]  # fmt: skip

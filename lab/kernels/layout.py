@@ -15,8 +15,10 @@ Tokens = Float[Tensor, "B T D"] | Float[Tensor, "N D"]
 Segments = Bool[Tensor, "B T"] | Integer[Tensor, " _"]
 
 
-def check(x: Tensor, mask: Tensor) -> None:
+def check(x: Tensor, mask: Tensor, dim: int | None = None) -> None:
     """Raise unless (x, mask) is one of the two layouts: [B, T, D] with bool [B, T], or [N, D] with offsets [S + 1].
+
+    dim: the width that x must have, for pools whose weights have one.
 
     ValueError for shapes and for offsets that are not 0 .. N and non-decreasing; TypeError for a type of mask that
     is neither. The offsets' values are looked at in eager mode only: a compiled graph must not wait for them.
@@ -28,6 +30,8 @@ def check(x: Tensor, mask: Tensor) -> None:
             f"x must be [batch, tokens, dim] of a float type, or ragged [tokens, dim]; "
             f"got {tuple(x.shape)} of {x.dtype}"
         )
+    if dim is not None and x.shape[-1] != dim:
+        raise ValueError(f"x must be {dim} wide, as the pool was built; got {tuple(x.shape)}: build it for that width")
     if x.ndim == 3:
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be bool, True = real token; got {mask.dtype}: pass attention_mask.bool()")
@@ -48,6 +52,15 @@ def check(x: Tensor, mask: Tensor) -> None:
             f"offsets must go from 0 to {len(x)}, the tokens of x, and never fall; got {first} to {last}"
             f"{', falling' if bool((steps < 0).any()) else ''}: offsets = [0, n_1, n_1 + n_2, ...]"
         )
+
+
+def _check_layout(x: Tensor, mask: Tensor, padded: bool) -> None:
+    """check for values of any type and any axes behind their tokens, in the one layout that is asked for."""
+    if not isinstance(mask, Tensor) or is_padded(mask) != padded:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{'mask must be bool [B, T]' if padded else 'offsets must be int64 [S + 1]'}; got {got}")
+    shape = x.shape[: 2 if padded else 1] if isinstance(x, Tensor) else ()
+    check(torch.empty((*shape, 0), device=mask.device), mask)
 
 
 def is_padded(mask: Tensor) -> bool:
@@ -188,6 +201,7 @@ def to_padded(
     x: Float[Tensor, " N *D"], offsets: Integer[Tensor, " _"]
 ) -> tuple[Float[Tensor, "S T *D"], Bool[Tensor, "S T"]]:
     """Ragged to padded, tokens to the left, zeros behind; T is the longest segment's length."""
+    _check_layout(x, offsets, padded=False)
     lengths = counts(offsets)
     longest = int(lengths.max()) if len(lengths) else 0
     at = torch.arange(longest, device=x.device)
@@ -203,4 +217,5 @@ def to_ragged(
     x: Float[Tensor, "B T *D"], mask: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, " N *D"], Integer[Tensor, " _"]]:
     """Padded to ragged: the real tokens in their order, and the offsets of the rows."""
+    _check_layout(x, mask, padded=True)
     return x[mask], torch.nn.functional.pad(counts(mask).cumsum(0), (1, 0))

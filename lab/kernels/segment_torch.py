@@ -164,7 +164,7 @@ def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> 
 def _sum(x: Tensor, mask: Segments, mode: str) -> Tensor:
     """The sum of each segment, or the mean."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    if x.shape[-2] and is_full(mask):
+    if is_full(mask) and x.shape[-2]:  # in this order: of ragged tokens a graph may not know how many there are
         return x.sum(1, dtype=wide) if mode == "sum" else x.mean(1, dtype=wide)
     if not is_padded(mask) and at_once(x) and not (x.requires_grad and torch.is_grad_enabled()):
         return bags(x.to(wide), mask, mode)

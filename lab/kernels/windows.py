@@ -85,8 +85,8 @@ def plan(x: Tensor, kernel_size: Ints, stride: Ints | None, padding: Ints, ceil_
 
 
 def _per_axis(name: str, value: Ints, d: int, least: int, fill: int) -> tuple:
-    values = (value,) * d if isinstance(value, int) else tuple(value)
-    if len(values) != d or any(v < least for v in values):
+    values = (value,) * d if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+    if len(values) != d or any(isinstance(v, float | str) or v < least for v in values):
         raise ValueError(f"{name} must be an int or {d} of them, each >= {least}; got {value}")
     return (fill,) * (3 - d) + values
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from types import FunctionType
 from typing import Any
 
 import torch
 
+from lab.models.identity import checksum
 from lab.models.loaded import Loaded
 
 
@@ -19,8 +21,31 @@ def fingerprint(model: Loaded) -> str:
     return digest.hexdigest()
 
 
+@torch.inference_mode()
+def answer(model: Loaded) -> list[float]:
+    """Up to 16 numbers of the last state of the model's example, to 6 digits: what its weights do not tell.
+
+    Weights are the same where attention is exchanged, positions are turned by other angles, or a hook changes a state.
+    """
+    state = model.last_state(**model.example).float().flatten()
+    some = state[:: max(1, len(state) // 16)][:16]
+    return [float(f"{number:.6g}") for number in some.tolist()]
+
+
+def same_answer(model: Loaded, one: Any, other: Any) -> bool:
+    """Whether two answers of a model of this type are one: to half the digits that its type has."""
+    if one is None or other is None or len(one) != len(other):
+        return False
+    a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (one, other))
+    near = torch.finfo(next(model.model.parameters()).dtype).eps ** 0.5 * float(a.abs().max())
+    return bool(((a - b).abs() <= near).all())
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of what a tokenizer says of itself: a fast one's whole description, else its class and vocabulary."""
+    """SHA-256 of what a tokenizer says of itself: a fast one's whole description, else its class and vocabulary.
+
+    And the side from which it cuts; of a function its code.
+    """
     if tokenizer is None:
         return "none"
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -31,4 +56,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         }
     else:
         said = {"class": type(tokenizer).__qualname__, "vocabulary": getattr(tokenizer, "get_vocab", dict)()}
+        if isinstance(tokenizer, FunctionType):
+            said["function"] = checksum(tokenizer)
+    said["cuts"] = getattr(tokenizer, "truncation_side", "")
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -161,8 +161,19 @@ def refuse_wrapped(model: nn.Module) -> None:
             "this model was compiled, and compiled graphs pass hooks by: capture from the model it was compiled from "
             "(model._orig_mod), which shares its weights"
         )
+    if parts := [name for name, part in model.named_modules() if _is_compiled(part)]:
+        raise ValueError(
+            f"{len(parts)} parts of this model were compiled, the first {parts[0] or 'its forward'!r}, and compiled "
+            "graphs pass hooks by: capture before they are compiled, or from a model loaded anew"
+        )
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(f"{type(model).__name__} splits its batches among replicas: pass the model inside, .module")
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """Compiled in place, wrapped, or with a compiled function for its forward."""
+    wrapped = isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None
+    return wrapped or hasattr(vars(part).get("forward"), "_torchdynamo_orig_callable")
 
 
 def _order(model: nn.Module, names: tuple[str, ...], example: Inputs) -> tuple[tuple[str, ...], Any]:

@@ -85,7 +85,13 @@ def mosaic(
     for update, names, axis in ((figure.update_yaxes, labels[0], rows), (figure.update_xaxes, labels[1], columns)):
         every = -(-len(names) // 24)  # a label fits for each of two dozen
         places = list(range(0, len(names), every))
-        update(title=str(axis), tickvals=places, ticktext=[html.escape(str(names[i])) for i in places], showgrid=False)
+        update(
+            title=str(axis),
+            tickvals=places,
+            ticktext=[html.escape(str(names[i])) for i in places],
+            showgrid=False,
+            automargin=True,
+        )
     return quiet(figure, title=title, height=170 + 22 * min(len(labels[0]), 24))
 
 

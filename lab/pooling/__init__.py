@@ -18,9 +18,11 @@ from lab.pooling.attention import PMA, AttSetsPool, GatedAttentionPool, MultiHea
 from lab.pooling.catalogue import table
 from lab.pooling.centroids import class_centroids
 from lab.pooling.concat import ConcatPool
+from lab.pooling.dynamic import BoundaryPredictor
 from lab.pooling.gem import GeM2d, RegionalGeM, ReLUP, ScaleGeM
 from lab.pooling.generalized import GNP, GeM, GroupGeM, LSEPool, NormWeightedMeanPool, SoftmaxPool
 from lab.pooling.gsp import GSP
+from lab.pooling.historical import HistoGraphPool, HistoryAttention
 from lab.pooling.hopfield import HopfieldPooling
 from lab.pooling.keyvalue import DiscreteKeyValueBottleneck
 from lab.pooling.landmark import LandmarkPool
@@ -40,6 +42,7 @@ from lab.pooling.lip import LIP2d
 from lab.pooling.midam import MIDAMAttentionPool, MIDAMSoftmaxPool
 from lab.pooling.mixers import InceptionMixer, PfLayer, PfTokenLayer
 from lab.pooling.multilayer import MultiLayerPool, MultiLayerResidualPool
+from lab.pooling.multivector import CLUSTERINGS, merge_tokens
 from lab.pooling.poset import PosetPool2d
 from lab.pooling.spans import SpanMaxPool
 from lab.pooling.spatial import (
@@ -113,6 +116,7 @@ LAYER_POOLS = {
     "concat_project": ConcatProject,
     "router": GatedLayerRouter,
     "attentive_fusion": AttentiveLayerFusion,
+    "history": HistoryAttention,
     "pair": LayerPair,
     "multilayer": MultiLayerPool,
     "multilayer_residual": MultiLayerResidualPool,
@@ -137,6 +141,7 @@ MAP_POOLS = {
 }
 
 __all__ = [
+    "CLUSTERINGS",
     "GNP",
     "GSP",
     "LAYER_POOLS",
@@ -148,6 +153,7 @@ __all__ = [
     "Aggregation",
     "AttSetsPool",
     "AttentiveLayerFusion",
+    "BoundaryPredictor",
     "ConcatPool",
     "ConcatProject",
     "DimensionMix",
@@ -163,6 +169,8 @@ __all__ = [
     "GeM",
     "GeM2d",
     "GroupGeM",
+    "HistoGraphPool",
+    "HistoryAttention",
     "HopfieldPooling",
     "InceptionMixer",
     "LIP2d",
@@ -211,5 +219,6 @@ __all__ = [
     "WeightedLayerMix",
     "class_centroids",
     "functional",
+    "merge_tokens",
     "table",
 ]

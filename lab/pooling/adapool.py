@@ -25,7 +25,7 @@ class AdaPool2d(nn.Module):
         beta: float = 0.5, beta_size: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
-        if not 0 <= beta <= 1 or len(beta_size) > 2:
+        if not 0 <= beta <= 1 or len(beta_size) > 2 or any(n < 1 for n in beta_size):
             raise ValueError(f"beta must be in [0, 1], its size (), (C,) or (oH, oW); got {beta} and {beta_size}")
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
         raw = math.inf if beta == 1 else -math.inf if beta == 0 else math.log(beta / (1 - beta))
@@ -74,10 +74,15 @@ class AdaUnpool2d(nn.Module):
 
     def __init__(self, kernel_size: Ints = 2) -> None:
         super().__init__()
-        self.kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        pair = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        if len(pair) != 2 or min(pair) < 1:
+            raise ValueError(f"kernel_size must be an int or 2 of them, each >= 1; got {kernel_size}")
+        self.kernel_size = pair
 
     def forward(self, y: Float[Tensor, "B C oH oW"], masks: tuple[Tensor, Tensor, Tensor]) -> Float[Tensor, "B C H W"]:
         check(y, 2)
+        if not isinstance(masks, tuple | list) or len(masks) != 3:
+            raise ValueError(f"masks must be the three of AdaPool2d.masks(x); got {type(masks).__name__}")
         edscw, em, beta = masks
         kH, kW = self.kernel_size
         H, W = edscw.shape[2:]
@@ -86,6 +91,8 @@ class AdaUnpool2d(nn.Module):
                 f"masks must be those of the pooled map: {tuple(y.shape)} with windows of {self.kernel_size}; "
                 f"got {tuple(edscw.shape)} and {tuple(em.shape)}"
             )
+        if beta.ndim > y.ndim or any(n not in (1, m) for n, m in zip(beta.shape[::-1], y.shape[::-1], strict=False)):
+            raise ValueError(f"beta must spread over the pooled map {tuple(y.shape)}; got {tuple(beta.shape)}")
         beta = beta.to(y.dtype).expand_as(y)
         parts = (_spread(y * beta, self.kernel_size, (H, W)), _spread(y * (1 - beta), self.kernel_size, (H, W)))
         return parts[0] * edscw + parts[1] * em

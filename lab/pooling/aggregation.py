@@ -32,6 +32,8 @@ class Aggregation(nn.Module):
         dim_size: int | None = None,
         dim: int = -2,
     ) -> Float[Tensor, "S E"]:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor; got {type(x).__name__}")
         if x.ndim != 2 or dim not in (-2, 0):
             raise ValueError(f"x must be [items, dim], dim its first axis (-2 or 0); got {tuple(x.shape)}, dim {dim}")
         if ptr is None:
@@ -46,7 +48,10 @@ def by_set(
 ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " R"]]:
     """x with the items of a set side by side, in their order, and the ptr that says where sets begin and end."""
     if index is None:
-        index, dim_size = torch.zeros(len(x), dtype=torch.long, device=x.device), dim_size or 1
+        index, dim_size = torch.zeros(len(x), dtype=torch.long, device=x.device), 1 if dim_size is None else dim_size
+    if not isinstance(index, Tensor) or index.dtype not in {torch.int32, torch.int64}:
+        got = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"index must be a tensor of int64, the set of each item; got {got}")
     if index.shape != x.shape[:1]:
         raise ValueError(f"index must be [{len(x)}], one for each item of x; got {tuple(index.shape)}")
     low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)

@@ -11,13 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, finite
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, segment_pool, segment_softmax, weighed
 from lab.pooling.selection import blank, side_by_side
 
 
 def split(dim: int, num_heads: int) -> int:
     """The width of a head; ValueError where the heads do not divide the width."""
-    if num_heads < 1 or dim % num_heads:
+    check_counts(dim=dim, num_heads=num_heads)
+    if dim % num_heads:
         raise ValueError(f"dim must divide into num_heads; got dim {dim} and num_heads {num_heads}")
     return dim // num_heads
 
@@ -56,6 +58,7 @@ class MultiHeadAttentionPool(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 1, num_queries: int = 1) -> None:
         super().__init__()
+        check_counts(num_queries=num_queries)
         self.dim, self.num_heads, self.num_queries = dim, num_heads, num_queries
         self.query = nn.Parameter(0.02 * torch.randn(num_queries, num_heads, split(dim, num_heads)))
         self.key, self.value, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -65,7 +68,7 @@ class MultiHeadAttentionPool(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         scale = self.query.shape[-1] ** -0.5
         met = attend(x.to(self.query.dtype), mask, self.query, self.key.weight, self.value.weight, scale)
         return blank(self.out(met + self.value.bias), mask).flatten(1).to(x.dtype)
@@ -81,6 +84,7 @@ class GatedAttentionPool(nn.Module):
 
     def __init__(self, dim: int, hidden: int = 128, branches: int = 1, gated: bool = True) -> None:
         super().__init__()
+        check_counts(dim=dim, hidden=hidden, branches=branches)
         self.dim, self.hidden, self.branches, self.gated = dim, hidden, branches, gated
         self.v = nn.Linear(dim, hidden)
         self.u = nn.Linear(dim, hidden) if gated else None
@@ -91,7 +95,7 @@ class GatedAttentionPool(nn.Module):
         return self.w(h if self.u is None else h * self.u(x).sigmoid())
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         real = finite(x, mask)
         scores = self.scores(real.to(self.w.weight.dtype))
         return torch.cat([segment_pool(real, mask, "softmax", branch) for branch in scores.unbind(-1)], -1)
@@ -107,13 +111,14 @@ class AttSetsPool(nn.Module):
 
     def __init__(self, dim: int, num_outputs: int = 1) -> None:
         super().__init__()
+        check_counts(dim=dim, num_outputs=num_outputs)
         self.dim, self.num_outputs = dim, num_outputs
         self.score = nn.Linear(dim, num_outputs * dim)
         nn.init.xavier_uniform_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         real = finite(x, mask)
         scores = self.score(real.to(self.score.weight.dtype)).split(x.shape[-1], -1)
         return torch.cat([segment_pool(real, mask, "softmax", score) for score in scores], -1)
@@ -142,6 +147,9 @@ class PMA(nn.Module):
     ) -> None:
         super().__init__()
         split(dim, num_heads)
+        check_counts(num_seeds=num_seeds)
+        if scale is not None and not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, or None for 1 / sqrt(dim); got {scale}")
         self.dim, self.num_heads, self.num_seeds, self.layer_norm = dim, num_heads, num_seeds, layer_norm
         self.scale = 1 / math.sqrt(dim) if scale is None else scale
         self.seeds = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_seeds, dim)))
@@ -150,7 +158,7 @@ class PMA(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(dim) if layer_norm else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         query = self.query(self.seeds)
         heads = query.unflatten(-1, (self.num_heads, -1))
         met = attend(x.to(query.dtype), mask, heads, self.key.weight, self.value.weight, self.scale)

@@ -1,7 +1,10 @@
 """Class centroids of a batch of embeddings, with the anchor itself left out where it would give the answer away."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from lab.pooling.arguments import check_counts
 
 
 def class_centroids(
@@ -10,7 +13,7 @@ def class_centroids(
     """c_k = mean of the x_b with label k; zeros for a class without members. Labels are 0 .. num_classes - 1.
 
     Wieczorek, Rychalska & Dabrowski, ICONIP 2021, eq. 3 (number recalled). https://arxiv.org/abs/2104.13643
-    ValueError: a label out of range.
+    ValueError: a label out of range. TypeError: labels that are no whole numbers, an x that is no float.
     """
     members, sums = _sums(x, labels, num_classes)
     return (sums / members.sum(0).clamp(min=1)[:, None]).to(x.dtype)
@@ -32,6 +35,13 @@ def leave_one_out_centroids(x: Float[Tensor, "B D"], labels: Int[Tensor, " B"]) 
 
 def _sums(x: Tensor, labels: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """One-hot membership [B, C] and the sums [C, D], by a product: no atomics, the same bits each time."""
+    if not isinstance(x, Tensor) or not isinstance(labels, Tensor) or not x.is_floating_point():
+        got = [v.dtype if isinstance(v, Tensor) else type(v).__name__ for v in (x, labels)]
+        raise TypeError(f"x must be a tensor of a float type, labels one of whole numbers; got {got[0]} and {got[1]}")
+    if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels must be whole numbers; got {labels.dtype}: pass labels.long()")
+    if num_classes is not None:
+        check_counts(0, num_classes=num_classes)
     if x.ndim != 2 or labels.shape != x.shape[:1]:
         raise ValueError(f"x must be [batch, dim] and labels [batch]; got {tuple(x.shape)} and {tuple(labels.shape)}")
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)

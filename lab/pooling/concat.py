@@ -16,7 +16,7 @@ class ConcatPool(nn.Module):
     x (B, T, D), mask (B, T) -> (B, sum of the pools' widths), or ragged. `pools` are names in POOLS, built with `dim`,
     or pools; "mean" and "max" unless said. As the tuple of modes in sentence-transformers' Pooling; Howard & Ruder,
     ULMFiT, ACL 2018, section 3.3 (recalled) for last, max and mean. https://arxiv.org/abs/1801.06146
-    ValueError: no pools. KeyError: an unknown name.
+    ValueError: no pools, an unknown name, what is no pool, a name without the dim that it needs.
     """
 
     def __init__(self, dim: int | None = None, pools: Sequence[str | nn.Module] = ("mean", "max")) -> None:
@@ -26,7 +26,9 @@ class ConcatPool(nn.Module):
         if not pools or isinstance(pools, str):
             raise ValueError(f"pools must be a sequence of one or more names or pools; got {pools!r}")
         if unknown := [pool for pool in pools if isinstance(pool, str) and pool not in POOLS]:
-            raise KeyError(f"no pool named {unknown}; there are {sorted(POOLS)}")
+            raise ValueError(f"no pool named {unknown}; there are {sorted(POOLS)}")
+        if wrong := [type(pool).__name__ for pool in pools if not isinstance(pool, str | nn.Module)]:
+            raise ValueError(f"pools must be names or modules called on (x, mask); got {wrong}")
         self.dim = dim
         self.pools = nn.ModuleList(POOLS[pool](dim) if isinstance(pool, str) else pool for pool in pools)
 

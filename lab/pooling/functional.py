@@ -47,7 +47,7 @@ def segment_pool(
             "lse"       log sum_t exp(x_t); -inf if every x_t is
             "softmax"   sum_t w_t x_t with w = softmax of the scores over the segment's tokens
     scores  only for "softmax": one per token ([B, T] or [N]) or one per coordinate (the shape of x). A score of -inf
-            is a weight of 0; a segment with no other score gives zeros.
+            is a weight of 0; a segment with no other score gives zeros. One of inf gives NaN, as in torch.softmax.
     Of equal extrema the first token gets the whole gradient (torch.amax would share it out).
     """
     check(x, mask)
@@ -57,6 +57,9 @@ def segment_pool(
         raise ValueError(
             f'scores go with mode "softmax" and with no other; got mode {mode!r}, scores {scores is not None}'
         )
+    if scores is not None and not (isinstance(scores, Tensor) and scores.is_floating_point()):
+        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"scores must be a tensor of a float type; got {got}")
     if scores is not None and scores.shape not in (x.shape, x.shape[:-1]):
         raise ValueError(
             f"scores must be {tuple(x.shape[:-1])}, one per token, or {tuple(x.shape)}, one per coordinate; "
@@ -80,8 +83,8 @@ def segment_expand(y: Shaped[Tensor, " S *K"], mask: Segments, tokens: int | Non
     The adjoint of the sum: <expand(y), x> = <y, sum(x)>. tokens: the N of a ragged result; reading it from the
     offsets, where it is not given, waits for the device.
     """
-    segments = len(mask) if is_padded(mask) else len(mask) - 1
-    if len(y) != segments:
+    segments = _segments(mask, tokens)
+    if y.ndim < 1 or len(y) != segments:
         raise ValueError(f"y must have one row for each of the {segments} segments; got {tuple(y.shape)}")
     if is_padded(mask):
         tokens = mask.shape[1]
@@ -95,6 +98,12 @@ def weighted_sum(x: Tokens, weights: Float[Tensor, "..."], mask: Segments) -> Fl
 
     weights: [B, P, T] beside padded x, [N, P] beside ragged x.
     """
+    check(x, mask)
+    wanted = "[B, P, T] beside padded x" if is_padded(mask) else "[N, P] beside ragged x"
+    tokens = (len(x), x.shape[1]) if is_padded(mask) else (len(x),)
+    if not isinstance(weights, Tensor) or weights.ndim != x.ndim or (*weights.shape[:1], *weights.shape[2:]) != tokens:
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(f"weights must be {wanted}; got {got} and x {tuple(x.shape)}")
     if is_padded(mask):
         weights = layout.keep(weights.mT, mask)
     return weighed(x, weights, mask)
@@ -121,6 +130,26 @@ def segment_stats(x: Tokens, mask: Segments) -> SegmentStats:
     """
     check(x, mask)
     return stats_kernel.segment_stats(x, mask)
+
+
+def _segments(mask: Segments, tokens: int | None) -> int:
+    """How many there are; TypeError or ValueError for what says of no tokens which segment they are in."""
+    if not isinstance(mask, Tensor) or mask.dtype not in {torch.bool, torch.int32, torch.int64}:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be bool [B, T], or int64 offsets [S + 1]; got {got}")
+    if is_padded(mask):
+        if mask.ndim != 2:
+            raise ValueError(f"mask must be [B, T]; got {tuple(mask.shape)}")
+        return len(mask)
+    if mask.ndim != 1 or len(mask) < 1:
+        raise ValueError(f"offsets must be [segments + 1], at least [0]; got {tuple(mask.shape)}")
+    if torch.compiler.is_compiling():
+        return len(mask) - 1
+    if tokens is None:
+        check(mask.new_empty(max(int(mask[-1]), 0), 0, dtype=torch.float32), mask)
+    elif layout.at_once(mask) and int(mask[-1]) != tokens:  # a GPU would wait for the answer
+        raise ValueError(f"tokens must be {int(mask[-1])}, where the offsets end; got {tokens}")
+    return len(mask) - 1
 
 
 def _check_tokens(values: Shaped[Tensor, "..."], mask: Segments, name: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
+from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.spatial import check
 
 
@@ -32,8 +33,10 @@ class GeM2d(nn.Module):
         padding: Ints = 0, ceil_mode: bool = False, channels: int | None = None, learnable: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        if not 0 < p < math.inf or not eps > 0:
-            raise ValueError(f"p must be > 0 and finite, eps > 0; got p={p}, eps={eps}")
+        if not 0 < p < math.inf or not 0 < eps < math.inf:
+            raise ValueError(f"p must be > 0 and finite, eps as well; got p={p}, eps={eps}")
+        if channels is not None:
+            check_counts(channels=channels)
         self.eps, self.kernel_size = eps, kernel_size
         self.args = (kernel_size, stride, padding, ceil_mode)
         self.log_p = nn.Parameter(torch.full((channels or 1,), math.log(p)), requires_grad=learnable)
@@ -43,7 +46,7 @@ class GeM2d(nn.Module):
         return self.log_p.exp()
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
-        check(x, 2)
+        check(x, 2, len(self.log_p) if len(self.log_p) > 1 else None)
         if self.kernel_size is None:
             return power_mean(x, self.p.view(-1, 1, 1), (2, 3), self.eps)
         return window_pool(x, "lp", *self.args, p=self.p, eps=self.eps)
@@ -59,7 +62,9 @@ class RegionalGeM(nn.Module):
 
     def __init__(self, p: float = 2.5, kernel_size: int = 5, eps: float = 1e-6) -> None:
         super().__init__()
-        if not p > 0 or kernel_size % 2 == 0 or kernel_size < 1:
+        check_positive(p=p, eps=eps)
+        check_counts(kernel_size=kernel_size)
+        if kernel_size % 2 == 0:
             raise ValueError(f"p must be > 0 and kernel_size odd; got p={p}, kernel_size={kernel_size}")
         self.p, self.kernel_size, self.eps = p, kernel_size, eps
 
@@ -88,8 +93,10 @@ class ScaleGeM(nn.Module):
         self.p = p
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B D"]:
-        if x.ndim != 3 or not x.is_floating_point() or x.shape[1] == 0:
-            raise ValueError(f"x must be [batch, scales >= 1, dim] of a float type; got {tuple(x.shape)} of {x.dtype}")
+        if x.ndim != 3 or not x.is_floating_point() or 0 in x.shape[1:]:
+            raise ValueError(
+                f"x must be [batch, scales >= 1, dim >= 1] of a float type; got {tuple(x.shape)} of {x.dtype}"
+            )
         if self.p == math.inf:
             return nn.functional.normalize(x, dim=-1).amax(1)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -107,7 +114,11 @@ class ReLUP(nn.Module):
 
     def __init__(self, alpha: float = 0.014) -> None:
         super().__init__()
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite; got {alpha}")
         self.alpha = alpha
 
     def forward(self, x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x must be a tensor of a float type; got {getattr(x, 'dtype', type(x).__name__)}")
         return nn.functional.hardtanh(x, self.alpha, math.inf)  # a clamp whose gradient torch vectorises on a CPU

@@ -22,6 +22,7 @@ from lab.kernels.segment_torch import (
     softmax_mean,
     softmax_mean_gradient,
 )
+from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
 from lab.pooling.selection import blank
 
@@ -33,8 +34,7 @@ def positive(raw: Tensor) -> Tensor:
 
 def raw(value: float, name: str, trainable: bool, shape: tuple[int, ...] = ()) -> nn.Parameter:
     """The parameter whose softplus is `value`."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite; got {value}")
+    check_positive(**{name: value})
     start = value + math.log(-math.expm1(-value))
     return nn.Parameter(torch.full(shape, start, dtype=torch.get_default_dtype()), requires_grad=trainable)
 
@@ -76,8 +76,7 @@ class GeM(nn.Module):
 
     def __init__(self, dim: int | None = None, p: float = 3.0, eps: float = 1e-6, trainable: bool = True) -> None:
         super().__init__()
-        if eps <= 0:
-            raise ValueError(f"eps must be positive, its logarithm is taken; got {eps}")
+        check_positive(eps=eps)  # its logarithm is taken
         self.dim, self.eps, self.trainable = dim, eps, trainable
         self.raw_p = raw(p, "p", trainable)
 
@@ -90,7 +89,7 @@ class GeM(nn.Module):
         return positive(self.raw_p.to(dtype))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
+        check(x, mask, self.dim if self.raw_p.ndim else None)  # of one p for all it does not matter
         p = self.exponent(wide(x))
         log_mean = (log_sum(x, mask, p, partial(torch.clamp, min=self.eps)) - log_counts(mask, wide(x))) / p
         return blank(log_mean.exp(), mask).to(x.dtype)
@@ -110,7 +109,8 @@ class GroupGeM(GeM):
     ) -> None:
         super().__init__(dim, p, eps, trainable)
         num_groups = dim if num_groups is None else num_groups
-        if num_groups < 1 or dim % num_groups:
+        check_counts(dim=dim, num_groups=num_groups)
+        if dim % num_groups:
             raise ValueError(f"dim must divide into num_groups; got dim {dim} and num_groups {num_groups}")
         self.num_groups = num_groups
         self.raw_p = raw(p, "p", trainable, (num_groups,))
@@ -232,8 +232,9 @@ class GNP(nn.Module):
         self, dim: int | None = None, p: float = 1.0, q: float = 1.0, eps: float = 1e-6, trainable: bool = True
     ) -> None:
         super().__init__()
-        if p == 0 or eps <= 0:
-            raise ValueError(f"p must not be zero and eps must be positive; got p {p} and eps {eps}")
+        check_positive(eps=eps)
+        if p == 0 or not math.isfinite(q):
+            raise ValueError(f"p must not be zero and q finite; got p {p} and q {q}")
         self.dim, self.eps, self.trainable, self.sign = dim, eps, trainable, math.copysign(1.0, p)
         self.raw_p = raw(abs(p), "|p|", trainable)
         self.q = nn.Parameter(torch.tensor(float(q)), requires_grad=trainable)
@@ -275,8 +276,9 @@ class NormWeightedMeanPool(nn.Module):
 
     def __init__(self, dim: int | None = None, alpha: float = 1.0, eps: float = 1e-6) -> None:
         super().__init__()
-        if eps <= 0 or not math.isfinite(alpha):
-            raise ValueError(f"eps must be positive and alpha finite; got eps {eps} and alpha {alpha}")
+        check_positive(eps=eps)
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite; got {alpha}")
         self.dim, self.alpha, self.eps = dim, alpha, eps
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighed
 from lab.pooling.selection import side_by_side
 
@@ -70,8 +71,9 @@ class GSP(nn.Module):
 
     def __init__(self, dim: int, num_prototypes: int = 64, mu: float = 0.3, gamma: float = 20.0) -> None:
         super().__init__()
-        if not 0 < mu < 1 or gamma < 0:
-            raise ValueError(f"mu must be inside (0, 1) and gamma 0 or more; got mu {mu} and gamma {gamma}")
+        check_counts(dim=dim, num_prototypes=num_prototypes)
+        if not 0 < mu < 1 or not 0 <= gamma < math.inf:
+            raise ValueError(f"mu must be inside (0, 1) and gamma 0 or more and finite; got mu {mu} and gamma {gamma}")
         self.dim, self.num_prototypes, self.mu, self.gamma = dim, num_prototypes, mu, gamma
         self.prototypes = nn.Parameter(torch.randn(num_prototypes, dim) * dim**-0.5)
 
@@ -94,13 +96,13 @@ class GSP(nn.Module):
 
     def histogram(self, x: Tokens, mask: Segments) -> Float[Tensor, "S M"]:
         """z_i = sum_j pi_ij / mu, the share of each prototype in the pooled tokens; sums to 1."""
-        check(x, mask)
+        check(x, mask, self.dim)
         closeness = self.closeness(keep(x, mask).to(torch.promote_types(x.dtype, torch.float32)))
         weights = self._weights(closeness.logsumexp(-1), mask)
         return segment_pool(weights[..., None] * closeness.softmax(-1), mask, "mean").to(x.dtype)
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
         weights = self._weights(self.closeness(real).logsumexp(-1), mask)
         return (weighed(real, weights[..., None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)

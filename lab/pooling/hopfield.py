@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens
+from lab.pooling.arguments import check_counts
 from lab.pooling.attention import split
 from lab.pooling.functional import check, segment_softmax
 from lab.pooling.selection import blank, side_by_side
@@ -38,9 +39,11 @@ class HopfieldPooling(nn.Module):
     ) -> None:
         super().__init__()
         width = split(dim, num_heads)
+        check_counts(quantity=quantity)
+        check_counts(0, update_steps=update_steps)
         beta = (1.0 if static else width**-0.5) if beta is None else beta
-        if not 0 <= beta < math.inf or update_steps < 0:
-            raise ValueError(f"beta and update_steps must be 0 or more; got {beta} and {update_steps}")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be 0 or more and finite; got {beta}")
         self.dim, self.num_heads, self.quantity, self.static = dim, num_heads, quantity, static
         self.beta, self.update_steps = beta, update_steps
         self.state = nn.Parameter(0.02 * torch.randn(quantity, dim))
@@ -94,7 +97,7 @@ class HopfieldPooling(nn.Module):
 
         Never negative and never rising along the updates; 0 for rows without tokens.
         """
-        check(x, mask)
+        check(x, mask, self.dim)
         if self.beta == 0:
             raise ValueError("the energy has no value at beta = 0; construct the pool with beta > 0")
         stored, real = self.stored(x, mask)
@@ -108,7 +111,7 @@ class HopfieldPooling(nn.Module):
         return blank(energy, real)
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         stored, real = self.stored(x, mask)
         state = self.start(len(stored))
         for _ in range(self.update_steps):

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, is_padded
 
 
@@ -37,11 +38,9 @@ class DiscreteKeyValueBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         dim_value = dim if dim_value is None else dim_value
-        if min(num_codebooks, num_keys, dim_key, dim_value) < 1 or not 0 <= decay < 1:
-            raise ValueError(
-                "sizes must be 1 or more and decay in [0, 1); got num_codebooks, num_keys, dim_key, dim_value "
-                f"{num_codebooks, num_keys, dim_key, dim_value} and decay {decay}"
-            )
+        check_counts(dim=dim, num_codebooks=num_codebooks, num_keys=num_keys, dim_key=dim_key, dim_value=dim_value)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1); got {decay}")
         self.dim, self.num_codebooks, self.num_keys = dim, num_codebooks, num_keys
         self.dim_key, self.dim_value, self.decay = dim_key, dim_value, decay
         projection = torch.randn(num_codebooks, dim, dim_key) * (2 / (dim + dim_key)) ** 0.5
@@ -61,7 +60,7 @@ class DiscreteKeyValueBottleneck(nn.Module):
     @torch.no_grad()
     def update_keys(self, x: Tokens, mask: Segments) -> None:
         """A step of exponentially averaged k-means: K <- (decay w K + sum of its tokens) / (decay w + their number)."""
-        check(x, mask)
+        check(x, mask, self.dim)
         codes = self.codes(x, mask)
         real = mask if is_padded(mask) else slice(None)
         z = torch.einsum("nd,cde->cne", x[real].to(self.keys.dtype), self.projection)
@@ -73,7 +72,7 @@ class DiscreteKeyValueBottleneck(nn.Module):
         self.keys.copy_(torch.where(self.weight[..., None] > 1e-6, moved / self.weight[..., None], self.keys))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S V"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         C, K, _ = self.values.shape
         rows = self.codes(x, mask) + K * torch.arange(C, device=x.device)
         # a segment is one bag of codes: no value is written out for each token

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool
 from lab.pooling.selection import check_choice, narrow
 
@@ -21,8 +22,7 @@ class LandmarkPool(nn.Module):
 
     def __init__(self, dim: int | None = None, chunk_size: int = 64) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be 1 or more; got {chunk_size}")
+        check_counts(chunk_size=chunk_size)
         self.dim, self.chunk_size = dim, chunk_size
 
     def forward(

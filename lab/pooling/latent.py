@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
+from lab.pooling.arguments import check_counts
 from lab.pooling.attention import attend, split
 from lab.pooling.functional import check, segment_pool
 from lab.pooling.selection import blank, side_by_side
@@ -46,7 +47,9 @@ class LatentAttentionPool(nn.Module):
         self, dim: int, num_latents: int = 512, num_heads: int = 1, head_dim: int | None = None, ff_mult: int = 4
     ) -> None:
         super().__init__()
-        width = (split(dim, num_heads) if head_dim is None else head_dim) * num_heads
+        each = split(dim, num_heads) if head_dim is None else head_dim
+        check_counts(dim=dim, num_latents=num_latents, num_heads=num_heads, head_dim=each, ff_mult=ff_mult)
+        width = each * num_heads
         self.dim, self.num_latents, self.num_heads = dim, num_latents, num_heads
         self.head_dim, self.ff_mult = head_dim, ff_mult
         self.latents = nn.Parameter(torch.randn(num_latents, dim))
@@ -67,7 +70,7 @@ class LatentAttentionPool(nn.Module):
         return x + self.out((weights @ v).transpose(-2, -3).flatten(-2))
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         h = self.tokens(keep(x, mask).to(self.latents.dtype))
         inner = self.ff.gated(self.ff_norm(h))
         y = segment_pool(h, mask, "mean") + self.ff[1](segment_pool(inner, mask, "mean"))
@@ -88,10 +91,7 @@ class LatentReader(nn.Module):
 
     def __init__(self, dim: int, latents: int, heads: int, dim_head: int, ff_mult: int = 4) -> None:
         super().__init__()
-        if min(dim, latents, heads, dim_head) < 1:
-            raise ValueError(
-                f"dim, latents, heads and dim_head must be at least 1; got {dim}, {latents}, {heads}, {dim_head}"
-            )
+        check_counts(dim=dim, latents=latents, heads=heads, dim_head=dim_head, ff_mult=ff_mult)
         self.heads, self.dim_head = heads, dim_head
         self.latents = nn.Parameter(torch.randn(latents, dim))
         self.norm, self.norm_latents, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -182,7 +182,7 @@ class PerceiverPool(nn.Module):
         self.reader = LatentReader(dim, num_latents, num_heads, width, ff_mult)
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S K"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         tokens, real = side_by_side(x.to(self.reader.latents.dtype), mask)
         y = self.reader(tokens, real)[:, None] if self.mean else self.reader.each(tokens, real)
         y = nn.functional.normalize(y, dim=-1) if self.normalize else y

@@ -7,15 +7,24 @@ A layer mask is bool [L], True = may be read. A hidden layer is never read: NaN 
 in every layer (a text without tokens) gives zeros in each pool of this file. Half inputs accumulate in float32.
 """
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.pooling.arguments import check_counts, check_positive
+
 HALF = frozenset({torch.float16, torch.bfloat16})
 
 
-def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None) -> None:
-    """Raise ValueError or TypeError unless h is [num_layers, ..., D] of a float type and mask a bool [num_layers]."""
+def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None, dim: int | None = None) -> None:
+    """Raise ValueError or TypeError unless h is [num_layers, ..., D] of a float type and mask a bool [num_layers].
+
+    dim: the width that h must have, for pools whose weights have one.
+    """
+    if not isinstance(h, Tensor):
+        raise TypeError(f"h must be a tensor [layers, ..., dim]; got {type(h).__name__}")
     if h.ndim < 2 or not h.is_floating_point():
         raise ValueError(f"h must be [layers, ..., dim] of a float type; got {tuple(h.shape)} of {h.dtype}")
     if h.shape[0] != num_layers:
@@ -23,8 +32,12 @@ def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None) -> None
             f"h has {h.shape[0]} layers first, the pool was built for {num_layers}: the embedding output counts as a "
             "layer, so a model of n blocks has n + 1; select the layers, or build the pool for as many"
         )
+    if dim is not None and h.shape[-1] != dim:
+        raise ValueError(f"h must be {dim} wide, as the pool was built; got {tuple(h.shape)}: build it for that width")
     if mask is None:
         return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"the layer mask must be a bool tensor, True = may be read; got {type(mask).__name__}")
     if mask.dtype != torch.bool:
         raise TypeError(f"the layer mask must be bool, True = may be read; got {mask.dtype}")
     if mask.shape != (num_layers,):
@@ -35,8 +48,7 @@ def check_layers(h: Tensor, num_layers: int, mask: Tensor | None = None) -> None
 
 def built_for(dim: int, num_layers: int) -> None:
     """Raise ValueError for widths and depths that no stack of states has."""
-    if dim < 1 or num_layers < 1:
-        raise ValueError(f"dim and num_layers must be at least 1; got dim {dim}, num_layers {num_layers}")
+    check_counts(dim=dim, num_layers=num_layers)
 
 
 def hidden(h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, "L *N D"]:
@@ -94,7 +106,7 @@ class LayerPick(nn.Module):
     def __init__(self, dim: int, num_layers: int, layer: int = -1) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not -num_layers <= layer < num_layers:
+        if not isinstance(layer, Integral) or not -num_layers <= layer < num_layers:
             raise ValueError(f"layer must be one of 0 to {num_layers - 1}, or -1 for the last; got {layer}")
         self.dim, self.num_layers, self.layer = dim, num_layers, layer
 
@@ -182,6 +194,7 @@ class SoftmaxMix(nn.Module):
     def __init__(self, dim: int, num_layers: int, norm: bool = False, eps: float = 1e-5) -> None:
         super().__init__()
         built_for(dim, num_layers)
+        check_positive(eps=eps)
         self.dim, self.num_layers, self.norm, self.eps = dim, num_layers, norm, eps
         self.scores = nn.Parameter(torch.zeros(num_layers))
         self.gamma = nn.Parameter(torch.ones(()))
@@ -213,7 +226,7 @@ class DimensionMix(nn.Module):
         self.scores = nn.Parameter(torch.zeros(num_layers, dim))
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         weights = layer_softmax(self.scores, mask)
         return mix(h, weights.view(self.num_layers, *[1] * (h.ndim - 2), -1), mask)
 
@@ -253,10 +266,12 @@ class ConcatProject(nn.Module):
     def __init__(self, dim: int, num_layers: int, out_dim: int | None = None) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        self.dim, self.num_layers, self.out_dim = dim, num_layers, out_dim or dim
+        out_dim = dim if out_dim is None else out_dim
+        check_counts(out_dim=out_dim)
+        self.dim, self.num_layers, self.out_dim = dim, num_layers, out_dim
         self.project = nn.Linear(num_layers * dim, self.out_dim, bias=False)
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N E"]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         side_by_side = hidden(h, mask).movedim(0, -2).flatten(-2)  # (..., L D)
         return self.project(side_by_side.to(self.project.weight.dtype)).to(h.dtype)

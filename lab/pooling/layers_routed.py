@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.layers import built_for, check_layers, hidden, layer_softmax
 
 
@@ -23,6 +24,8 @@ class GatedLayerRouter(nn.Module):
     def __init__(self, dim: int, num_layers: int, hidden_dim: int = 64, eps: float = 1e-6) -> None:
         super().__init__()
         built_for(dim, num_layers)
+        check_counts(hidden_dim=hidden_dim)
+        check_positive(eps=eps)
         self.dim, self.num_layers, self.hidden_dim, self.eps = dim, num_layers, hidden_dim, eps
         self.see = nn.Linear(dim, hidden_dim, bias=False)
         self.gate = nn.Linear(dim, hidden_dim, bias=False)
@@ -37,7 +40,7 @@ class GatedLayerRouter(nn.Module):
         return layer_softmax(scores + self.bias.view(-1, *[1] * (scores.ndim - 1)), mask)
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         wide = hidden(h, mask).to(torch.promote_types(h.dtype, torch.float32))
         return (self.weights(h, mask)[..., None] * wide).sum(0).to(h.dtype)
 
@@ -58,6 +61,7 @@ class AttentiveLayerFusion(nn.Module):
     def __init__(self, dim: int, num_layers: int, summaries: int = 2, heads: int = 1, eps: float = 1e-6) -> None:
         super().__init__()
         built_for(dim, num_layers)
+        check_positive(eps=eps)
         if summaries < 1 or heads < 1 or dim % heads:
             raise ValueError(
                 f"summaries and heads must be at least 1 and heads divide dim {dim}; got {summaries}, {heads}"
@@ -79,7 +83,7 @@ class AttentiveLayerFusion(nn.Module):
         return self.to_out((weights[..., None] * values).sum((0, 1)).flatten(-2)).to(h.dtype)
 
     def _read(self, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         if h.ndim < 3 or h.shape[1] != self.summaries:
             raise ValueError(
                 f"h must be [{self.num_layers} layers, {self.summaries} summaries, ..., dim]; got {tuple(h.shape)}: "
@@ -114,6 +118,7 @@ class LayerPair(nn.Module):
         align = num_layers // 2 if align is None else align  # which layers are best is the data's to say
         if wrong := [layer for layer in (align, uniform) if not -num_layers <= layer < num_layers]:
             raise ValueError(f"no layer {wrong}; there are 0 to {num_layers - 1}, and -1 for the last")
+        check_positive(eps=eps)
         if heads < 1 or dim % heads:
             raise ValueError(f"heads must be at least 1 and divide dim {dim}; got {heads}")
         self.dim, self.num_layers, self.align, self.uniform = dim, num_layers, align, uniform
@@ -121,7 +126,7 @@ class LayerPair(nn.Module):
         self.blocks = nn.ModuleList(_block(dim) for _ in range(2))
 
     def forward(self, h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
-        check_layers(h, self.num_layers)
+        check_layers(h, self.num_layers, dim=self.dim)
         pair = torch.stack([h[self.align], h[self.uniform]], dim=-2)  # (..., 2, D)
         x = pair.to(self.blocks[0]["qkv"].weight.dtype)
         for block in self.blocks:

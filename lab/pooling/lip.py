@@ -28,7 +28,8 @@ class LIP2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
         check(x, 2)
-        return window_pool(x, "softmax", *self.args, logit=self.logit(x))
+        # an instance norm has no word for a batch of none, and no place needs a weight
+        return window_pool(x, "softmax", *self.args, logit=self.logit(x) if len(x) else x)
 
 
 class SimplifiedLogit(nn.Module):
@@ -42,4 +43,5 @@ class SimplifiedLogit(nn.Module):
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        check(x, 2, self.conv.in_channels)
         return self.coefficient * torch.sigmoid(self.norm(self.conv(x)))

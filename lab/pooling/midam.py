@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, finite
+from lab.pooling.arguments import check_counts
 from lab.pooling.attention import GatedAttentionPool
 from lab.pooling.functional import check, counts, segment_pool
 from lab.pooling.generalized import log_mean_exp, wide
@@ -29,6 +30,9 @@ def move(log_old: Tensor, log_new: Tensor, gamma: float) -> Tensor:
 
 def check_bags(index: Tensor, rows: int, num_bags: int) -> None:
     """ValueError unless index is one bag for each row, in range and none twice: two moves of one bag have no order."""
+    if not isinstance(index, Tensor) or index.dtype not in {torch.int32, torch.int64}:
+        got = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"index must be a tensor of int64, one bag for each row; got {got}")
     if index.shape != (rows,):
         raise ValueError(f"index must be ({rows},), one bag for each row; got {tuple(index.shape)}")
     low, high = (int(index.min()), int(index.max())) if rows else (0, 0)
@@ -39,8 +43,9 @@ def check_bags(index: Tensor, rows: int, num_bags: int) -> None:
 
 
 def check_gamma(gamma: float, num_bags: int) -> None:
-    if not 0 < gamma <= 1 or num_bags < 1:
-        raise ValueError(f"gamma must be in (0, 1] and num_bags positive; got gamma {gamma} and num_bags {num_bags}")
+    check_counts(num_bags=num_bags)
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma must be in (0, 1]; got {gamma}")
 
 
 class MIDAMSoftmaxPool(nn.Module):
@@ -66,7 +71,7 @@ class MIDAMSoftmaxPool(nn.Module):
         self.register_buffer("log_s", torch.full((num_bags, dim), -torch.inf))
 
     def forward(self, x: Tokens, mask: Segments, index: Int[Tensor, " S"] | None = None) -> Float[Tensor, "S D"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         r = torch.tensor(1 / self.tau, dtype=wide(x), device=x.device)
         exact = log_mean_exp(x, mask, r)
         if index is None or not self.training:
@@ -104,7 +109,7 @@ class MIDAMAttentionPool(nn.Module):
         self.register_buffer("quotient", torch.zeros(num_bags, dim))
 
     def forward(self, x: Tokens, mask: Segments, index: Int[Tensor, " S"] | None = None) -> Float[Tensor, "S D"]:
-        check(x, mask)
+        check(x, mask, self.dim)
         if index is None or not self.training:
             return self.attention(x, mask)
         real = finite(x, mask).to(torch.promote_types(wide(x), self.attention.w.weight.dtype))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.kernels.window_pool import window_pool
+from lab.pooling.arguments import check_counts
 from lab.pooling.spatial import check
 
 
@@ -22,17 +23,20 @@ class PfLayer(nn.Module):
         self, in_channels: int, channels: int, out_channels: int | None = None, kernel_size: int = 3, stride: int = 1
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0 or stride < 1:
-            raise ValueError(f"kernel_size must be odd and stride >= 1; got {kernel_size} and {stride}")
+        out = in_channels if out_channels is None else out_channels
+        check_counts(
+            in_channels=in_channels, channels=channels, out_channels=out, kernel_size=kernel_size, stride=stride
+        )
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd; got {kernel_size}")
         self.kernel_size, self.stride = kernel_size, stride
         self.reduce = nn.Sequential(
             nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
         )
-        out = in_channels if out_channels is None else out_channels
         self.expand = nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E oH oW"]:
-        check(x, 2)
+        check(x, 2, self.reduce[0].in_channels)
         return self.expand(window_pool(self.reduce(x), "max", self.kernel_size, self.stride, self.kernel_size // 2))
 
 
@@ -50,13 +54,17 @@ class PfTokenLayer(nn.Module):
         self, dim: int, expansion: int = 3, kernel_size: int = 3, grid: tuple[int, int] | None = None, prefix: int = 0
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0 or prefix < 0:
-            raise ValueError(f"kernel_size must be odd and prefix >= 0; got {kernel_size} and {prefix}")
+        check_counts(dim=dim, expansion=expansion, kernel_size=kernel_size)
+        check_counts(0, prefix=prefix)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd; got {kernel_size}")
         self.kernel_size, self.grid, self.prefix = kernel_size, grid, prefix
         self.expand, self.reduce = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         check(x, 1)
+        if x.shape[2] != self.expand.in_features:
+            raise ValueError(f"x must be [batch, tokens, {self.expand.in_features}]; got {tuple(x.shape)}")
         patches = x.shape[1] - self.prefix
         rows, columns = (math.isqrt(max(0, patches)),) * 2 if self.grid is None else self.grid
         if patches < 1 or rows * columns != patches:
@@ -82,12 +90,15 @@ class InceptionMixer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8, attention_heads: int = 2, pool_size: int = 2) -> None:
         super().__init__()
+        check_counts(dim=dim, num_heads=num_heads)
         if dim % num_heads or not 0 < attention_heads < num_heads or pool_size < 1:
             raise ValueError(
                 f"num_heads must divide dim, attention_heads be in 1 .. num_heads - 1 and pool_size >= 1; "
                 f"got dim={dim}, num_heads={num_heads}, attention_heads={attention_heads}, pool_size={pool_size}"
             )
         self.low = attention_heads * (dim // num_heads)
+        if dim - self.low < 2:
+            raise ValueError(f"two channels or more must be left for high frequencies; got {dim - self.low} of {dim}")
         self.heads, self.pool_size = attention_heads, pool_size
         high = dim - self.low
         self.conv_dim, self.max_dim = high // 2, high - high // 2
@@ -105,6 +116,8 @@ class InceptionMixer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         check(x, 2)
+        if x.shape[3] != self.project.out_channels:
+            raise ValueError(f"x must be [batch, H, W, {self.project.out_channels}]; got {tuple(x.shape)}")
         parts = x.movedim(-1, 1).split([self.conv_dim, self.max_dim, self.low], 1)
         sharp = self.after_max(window_pool(parts[1], "max", 3, stride=1, padding=1))
         y = torch.cat([self.conv(parts[0]), sharp, self._attend(parts[2])], 1)

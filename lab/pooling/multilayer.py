@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.latent import LatentReader
 from lab.pooling.layers import built_for, check_layers, hidden, mean, mix
 
@@ -52,7 +53,7 @@ class MultiLayerPool(nn.Module):
         self.reader = LatentReader(dim, latents, heads, dim_head)
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         x = _layers_last(hidden(h, mask).to(self.layer_embedding.dtype)) + self.layer_embedding
         e = self.reader(x, None if mask is None else mask.expand(x.shape[:2])).reshape(h.shape[1:])
         return (nn.functional.normalize(e, dim=-1) if self.normalize else e).to(h.dtype)
@@ -87,6 +88,8 @@ class MultiLayerResidualPool(nn.Module):
         built_for(dim, num_layers)
         if baseline not in ("last", "mean"):
             raise ValueError(f"baseline must be 'last' (the last layer) or 'mean' (of the layers); got {baseline!r}")
+        check_counts(heads=heads)
+        check_positive(eps=eps)
         self.dim, self.num_layers, self.baseline, self.eps = dim, num_layers, baseline, eps
         self.latents, self.heads, self.dim_head = latents, heads, dim_head or max(1, dim // heads)
         self.gain = nn.Parameter(torch.ones(num_layers, dim))
@@ -96,7 +99,7 @@ class MultiLayerResidualPool(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, "*N D"]:
-        check_layers(h, self.num_layers, mask)
+        check_layers(h, self.num_layers, mask, self.dim)
         read = hidden(h, mask).to(torch.promote_types(h.dtype, torch.float32))
         whole = self.baseline == "mean" and mask is None
         base = mean(read) if whole else mix(read, self._baseline_weights(mask, h.device))

@@ -10,10 +10,15 @@ from lab.pooling.functional import counts, is_padded, to_padded
 
 def check_choice(name: str, chosen: Tensor, x: Tensor, axes: int = 0) -> None:
     """TypeError or ValueError unless `chosen` is bool and has the token axes of x, then `axes` of its own."""
-    if chosen.dtype != torch.bool:
-        raise TypeError(f"{name} must be bool, True = chosen; got {chosen.dtype}")
-    if chosen.ndim != x.ndim - 1 + axes or chosen.shape[: x.ndim - 1] != x.shape[:-1]:
-        wanted = f"{tuple(x.shape[:-1])}, the token axes of x{', then one more' * axes}"
+    if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool:
+        got = chosen.dtype if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise TypeError(f"{name} must be bool, True = chosen; got {got}")
+    if (
+        chosen.ndim != x.ndim - 1 + axes
+        or chosen.shape[: x.ndim - 1] != x.shape[:-1]
+        or (axes and not chosen.shape[-1])
+    ):
+        wanted = f"{tuple(x.shape[:-1])}, the token axes of x{', then one more, not empty' * axes}"
         raise ValueError(f"{name} must be {wanted}; got {tuple(chosen.shape)}")
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, segment_pool
 from lab.pooling.selection import check_choice, narrow
 
@@ -36,7 +37,11 @@ class SpanMaxPool(nn.Module):
 
 def piecewise(first: Bool[Tensor, "*rows T"], second: Bool[Tensor, "*rows T"]) -> Bool[Tensor, "*rows T 3"]:
     """The three parts of a text around two mentions: up to the end of the earlier one, up to the end of the later one,
-    and the rest, as the spans of a piecewise max pool. The mask takes padding out."""
+    and the rest, as the spans of a piecewise max pool. The mask takes padding out.
+    ValueError: mentions of other types or shapes."""
+    if first.dtype != torch.bool or second.dtype != torch.bool or first.shape != second.shape:
+        got = f"{tuple(first.shape)} of {first.dtype} and {tuple(second.shape)} of {second.dtype}"
+        raise ValueError(f"both mentions must be bool and of one shape, [..., tokens]; got {got}")
     ends = torch.stack([_end(first), _end(second)], -1).sort(-1).values[..., None, :]
     at = torch.arange(first.shape[-1], device=first.device)[:, None]
     before = at <= ends  # [..., T, 2], in front of the end of the earlier, of the later
@@ -54,9 +59,12 @@ def dependency_path(
     """The tokens at most `distance` arcs from the shortest path between two mentions in a dependency tree.
 
     heads[t] is the index of t's head, t itself or -1 at a root; source and target are token indices of the mentions.
-    ValueError where an index is out of range or no path joins the mentions.
+    ValueError where an index is out of range, a mention is empty, distance negative, or no path joins the mentions.
     """
     n = len(heads)
+    check_counts(0, distance=distance)
+    if not source or not target:
+        raise ValueError(f"each mention must have a token; got source {list(source)} and target {list(target)}")
     if outside := [t for t in (*source, *target, *heads) if not -1 <= t < n] + [t for t in (*source, *target) if t < 0]:
         raise ValueError(f"token indices must be in 0 .. {n - 1}; got {outside[0]}")
     near: list[set[int]] = [set() for _ in range(n)]

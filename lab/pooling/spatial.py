@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lab.kernels import windows
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
+from lab.pooling.arguments import check_counts
 
 
 class WindowPool(nn.Module):
@@ -32,12 +33,21 @@ class WindowPool(nn.Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-def check(x: Tensor, dims: int) -> None:
-    """ValueError unless x is [B, C] and dims spatial axes of a float type."""
+def check(x: Tensor, dims: int, channels: int | None = None) -> None:
+    """ValueError unless x is [B, C] and dims spatial axes, not empty, of a float type; TypeError for no tensor.
+
+    channels: how many it must have, for pools whose weights have as many.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}")
     if x.ndim != dims + 2 or not x.is_floating_point():
         raise ValueError(
             f"x must be [batch, channels] and {dims} spatial axes of a float type; got {tuple(x.shape)} of {x.dtype}"
         )
+    if any(n == 0 for n in x.shape[2:]):
+        raise ValueError(f"x must have at least one place along each spatial axis; got {tuple(x.shape)}")
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(f"x must have {channels} channels, as the pool was built; got {tuple(x.shape)}")
 
 
 class SoftPool1d(WindowPool):
@@ -95,7 +105,8 @@ class PoolMixer2d(nn.Module):
 
     def __init__(self, pool_size: int = 3) -> None:
         super().__init__()
-        if pool_size < 1 or pool_size % 2 == 0:
+        check_counts(pool_size=pool_size)
+        if pool_size % 2 == 0:
             raise ValueError(
                 f"pool_size must be odd, so that a token has a middle place in its window; got {pool_size}"
             )
@@ -117,8 +128,8 @@ class SpatialPyramidPool2d(nn.Module):
 
     def __init__(self, levels: tuple[int, ...] = (1, 2, 3, 6), reduce: str = "max", bins: str = "adaptive") -> None:
         super().__init__()
-        if not levels or min(levels) < 1:
-            raise ValueError(f"levels must be one or more numbers of bins >= 1; got {levels}")
+        if not isinstance(levels, tuple | list) or not levels or any(not isinstance(n, int) or n < 1 for n in levels):
+            raise ValueError(f"levels must be one or more whole numbers of bins >= 1; got {levels}")
         if reduce not in {"max", "mean"} or bins not in {"adaptive", "paper"}:
             raise ValueError(f"reduce is 'max' or 'mean', bins 'adaptive' or 'paper'; got {reduce!r} and {bins!r}")
         self.levels, self.reduce, self.bins = tuple(levels), reduce, bins

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
+from lab.pooling.arguments import check_counts
 from lab.pooling.spatial import check
 
 
@@ -25,13 +26,15 @@ class MixedPool2d(nn.Module):
         alpha: float = 0.5, channels: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        if channels is not None:
+            check_counts(channels=channels)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1]; got {alpha}")
         self.args = (kernel_size, stride, padding, ceil_mode)
         self.alpha = nn.Parameter(torch.full((channels or 1,), alpha))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
-        check(x, 2)
+        check(x, 2, len(self.alpha) if len(self.alpha) > 1 else None)
         return window_pool(x, "mixed", *self.args, alpha=self.alpha.clamp(0, 1))
 
 
@@ -82,4 +85,7 @@ class TreePool2d(nn.Module):
 
 
 def _pair(size: Ints) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+        raise ValueError(f"kernel_size must be an int or 2 of them, each >= 1; got {size}")
+    return pair

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lab.kernels import windows
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
+from lab.pooling.arguments import check_counts
 from lab.pooling.spatial import check
 
 
@@ -60,7 +61,8 @@ class S3Pool2d(nn.Module):
     ) -> None:
         super().__init__()
         grid_size = pool_size if grid_size is None else grid_size
-        if pool_size < 1 or grid_size % pool_size:
+        check_counts(pool_size=pool_size, grid_size=grid_size)
+        if grid_size % pool_size:
             got = f"got pool_size={pool_size}, grid_size={grid_size}"
             raise ValueError(f"pool_size must be >= 1 and grid_size a multiple of it; {got}")
         self.pool_size, self.grid_size, self.generator = pool_size, grid_size, generator

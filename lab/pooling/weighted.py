@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, at_once, expand, keep
+from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighed
 from lab.pooling.selection import check_choice, narrow
 
@@ -21,10 +22,9 @@ class SinkExcludingMeanPool(nn.Module):
 
     def __init__(self, dim: int | None = None, num_sinks: int = 1, max_norm_ratio: float | None = None) -> None:
         super().__init__()
-        if num_sinks < 0 or (max_norm_ratio is not None and max_norm_ratio < 1):
-            raise ValueError(
-                f"num_sinks must be 0 or more and max_norm_ratio 1 or more; got {num_sinks} and {max_norm_ratio}"
-            )
+        check_counts(0, num_sinks=num_sinks)
+        if max_norm_ratio is not None and not max_norm_ratio >= 1:
+            raise ValueError(f"max_norm_ratio must be 1 or more; got {max_norm_ratio}")
         self.dim, self.num_sinks, self.max_norm_ratio = dim, num_sinks, max_norm_ratio
 
     def sinks(self, x: Tokens, mask: Segments) -> Bool[Tensor, "*tokens"]:
@@ -70,10 +70,9 @@ class ReceivedAttentionPool(nn.Module):
         check(x, mask)
         if received is None:
             raise ValueError("received is missing: pool(x, mask, received) needs the attention each token receives")
-        if received.shape != x.shape[:-1]:
-            raise ValueError(
-                f"received must be {tuple(x.shape[:-1])}, the token axes of x; got {tuple(received.shape)}"
-            )
+        if not isinstance(received, Tensor) or received.shape != x.shape[:-1]:
+            got = tuple(received.shape) if isinstance(received, Tensor) else type(received).__name__
+            raise ValueError(f"received must be {tuple(x.shape[:-1])}, the token axes of x; got {got}")
         wide = torch.promote_types(torch.promote_types(x.dtype, received.dtype), torch.float32)
         weights = keep(received, mask).to(wide)
         if not torch.compiler.is_compiling() and weights.numel():

@@ -8,15 +8,20 @@ description_length               how few bits the labels cost once the states ar
 depth                            the layer where a concept appears and the one where it has arrived
 shifted                          which layer's classifier holds out of distribution
 retrieval, graded_retrieval, similarity    the space as it is: ranks, nDCG, recall, correlation with scores
+late_retrieval, maxsim              the same where a text is many vectors: each query token finds its best
 recover                          how much of one space a linear map gets back from another
 words_linear, words_retrieval    what the bare words give away
+evaluate                         data sets of four kinds, every example scored, for any encoder or for states
 """
 
 from lab.probes.control import control_labels, first_words, selectivity
 from lab.probes.depth import depth
 from lab.probes.description import description_length
+from lab.probes.evaluate import evaluate
 from lab.probes.fits import PENALTIES
+from lab.probes.late import late_retrieval, maxsim
 from lab.probes.linear import linear
+from lab.probes.measures import MEASURES
 from lab.probes.neighbours import centroid, neighbours
 from lab.probes.recover import recover
 from lab.probes.regression import multilabel, regression
@@ -27,6 +32,7 @@ from lab.probes.trained import AttentiveProbe, attentive, mlp
 from lab.probes.words import words_linear, words_retrieval
 
 __all__ = [
+    "MEASURES",
     "PENALTIES",
     "AttentiveProbe",
     "attentive",
@@ -34,9 +40,12 @@ __all__ = [
     "control_labels",
     "depth",
     "description_length",
+    "evaluate",
     "first_words",
     "graded_retrieval",
+    "late_retrieval",
     "linear",
+    "maxsim",
     "mlp",
     "multilabel",
     "neighbours",

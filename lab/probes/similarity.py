@@ -42,12 +42,12 @@ def similarity(
         units = [torch.nn.functional.normalize(half, dim=-1) for half in halves]
         cosine[where] = (units[0] * units[1]).sum(-1).numpy()
     picks = np.random.default_rng(seed).integers(a.n, size=(draws, a.n))
-    drawn = np.stack([_spearman(cosine[..., pick], scores[pick]) for pick in picks])
+    drawn = np.stack([spearman(cosine[..., pick], scores[pick]) for pick in picks])
     low, high = (_quantile(drawn, q) for q in ((1 - level) / 2, (1 + level) / 2))
     axes = ("layer", "pool")
     return xr.Dataset(
         {
-            "spearman": (axes, _spearman(cosine, scores)),
+            "spearman": (axes, spearman(cosine, scores)),
             "low": (axes, low),
             "high": (axes, high),
             "cosine": ((*axes, "example"), cosine),
@@ -64,7 +64,8 @@ def _quantile(drawn: np.ndarray, q: float) -> np.ndarray:
     return found
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of the ranks along the last axis; NaN where one side is all equal."""
     from scipy.stats import rankdata
 
     # cosines of equal pairs differ by rounding, which would make ranks of noise
@@ -105,34 +106,30 @@ def graded_retrieval(queries: xr.Dataset, documents: xr.Dataset, relevance: obje
             torch.nn.functional.normalize(torch.as_tensor(one.h[where][:, :width].values).double(), dim=-1)
             for one in (q, d)
         ]
-        found[(slice(None), *where)] = _ranked(units[0] @ units[1].mT, grades, k).numpy()
+        found[(slice(None), *where)] = ranked(units[0] @ units[1].mT, grades, k).numpy()
     dims = ("layer", "pool", "example")
     numbers = zip(("ndcg", "reciprocal_rank", "recall"), found, strict=True)
     return xr.Dataset({name: (dims, one) for name, one in numbers}, coords=q.coords(*dims), attrs={"k": k})
 
 
-def _ranked(cosine: Tensor, grades: Tensor, k: int) -> Tensor:
-    """ndcg, reciprocal rank and recall [3, query]."""
+def ranked(cosine: Tensor, grades: Tensor, k: int) -> Tensor:
+    """ndcg, reciprocal rank and recall [3, query] of cosines and grades [query, document], as above."""
     n = cosine.shape[1]
-    discount = torch.zeros(n, dtype=torch.double)
+    discount = torch.zeros(n, dtype=torch.double, device=cosine.device)
     discount[:k] = 1 / torch.log2(2 + torch.arange(min(k, n), dtype=torch.double))
-    gains = 2**grades - 1
-    rows = []
-    for score, gain in zip(cosine.round(decimals=12), gains, strict=True):
-        if not gain.any():
-            rows.append(torch.full((3,), torch.nan, dtype=torch.double))
-            continue
-        value, group, size = score.unique(return_inverse=True, return_counts=True)
-        group, size = len(value) - 1 - group, size.flip(0)  # the highest cosine first
-        ends = size.cumsum(0)
-        worth = torch.cat([torch.zeros(1, dtype=torch.double), discount.cumsum(0)])
-        share = (worth[ends] - worth[ends - size]) / size  # the mean discount of the places of a group
-        seen = (ends.clamp(max=k) - (ends - size).clamp(max=k)) / size  # how much of a group is in the first k
-        relevant = gain > 0
-        ideal = (gain.sort(descending=True).values * discount).sum()
-        first = int(group[relevant].min())
-        among = int((group[relevant] == first).sum())
-        # the first of m relevant ones among s in random order stands, on average, at (s + 1) / (m + 1)
-        rank = (ends[first] - size[first]) + (size[first] + 1) / (among + 1)
-        rows.append(torch.stack([(gain * share[group]).sum() / ideal, 1 / rank, seen[group][relevant].mean()]))
-    return torch.stack(rows, dim=1)
+    worth = torch.cat([discount.new_zeros(1), discount.cumsum(0)])  # of the first places together
+    gains, relevant = 2**grades - 1, grades > 0
+    cosine = cosine.round(decimals=12).contiguous()
+    order = cosine.sort(dim=1).values
+    above = n - torch.searchsorted(order, cosine, right=True)
+    size = n - torch.searchsorted(order, cosine) - above  # of the group of equal cosine, which stands below `above`
+    share = (worth[above + size] - worth[above]) / size  # the mean discount of the places of a group
+    seen = ((above + size).clamp(max=k) - above.clamp(max=k)) / size  # how much of a group is in the first k
+    ideal = (gains.sort(dim=1, descending=True).values * discount).sum(1)
+    best = above.masked_fill(~relevant, n).min(1, keepdim=True).values  # where the first group with a relevant one is
+    leads = relevant & (above == best)
+    # the first of m relevant ones among s in random order stands, on average, at (s + 1) / (m + 1)
+    rank = best[:, 0] + ((size * leads).amax(1) + 1) / (leads.sum(1) + 1)
+    recall = (seen * relevant).sum(1) / relevant.sum(1)
+    found = torch.stack([(gains * share).sum(1) / ideal, 1 / rank, recall])
+    return found.masked_fill(~relevant.any(1), torch.nan)

@@ -9,37 +9,54 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
+from lab.reports import rounding
+
 MIME = "application/vnd.plotly.v1+json"
 
 
-def box(figure: Mapping, anchor: str, *, small: bool = False) -> Markup:
+def box(figure: Mapping, anchor: str) -> Markup:
     """The place of a figure, with the height that it will have so that nothing jumps when it is drawn."""
     layout = figure.get("layout") or {}
-    height = 300 if small else int(layout.get("height") or 450)
-    caption = _caption(layout)
-    shown = Markup("<figcaption>{}</figcaption>").format(caption) if caption and not small else ""
+    height = int(layout.get("height") or 450)
+    said = caption(figure)
+    shown = Markup("<figcaption>{}</figcaption>").format(said) if said else ""
     return Markup(
-        '<figure><div class="plot{}" role="img" aria-label="{}" data-figure="{}" style="height:{}px"></div>{}</figure>'
-    ).format(" small" if small else "", title(figure) or caption or "figure", anchor, height, shown)
+        '<figure><div class="plot" role="img" aria-label="{}" data-figure="{}" style="height:{}px"></div>{}</figure>'
+    ).format(label(figure), anchor, height, shown)
 
 
 def data(figure: Mapping, anchor: str) -> Markup:
     """A figure's JSON where no parser can leave its script element: every < is written as an escape."""
     kept = {name: figure[name] for name in ("data", "layout", "frames", "config") if figure.get(name)}
-    text = json.dumps(kept, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(rounding.light(kept), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return Markup('<script type="application/json" id="{}">{}</script>').format(anchor, Markup(text))  # noqa: S704
+
+
+def label(figure: Mapping) -> str:
+    """What a reader who does not see the figure is told: its title and caption, else its kind and axes."""
+    said = [part for part in (title(figure), caption(figure)) if part]
+    if said:
+        return ". ".join(part.rstrip(". ") for part in said)
+    layout = figure.get("layout") or {}
+    kinds = " and ".join(dict.fromkeys(str(trace.get("type", "scatter")) for trace in figure.get("data") or ()))
+    axes = [name for axis in ("xaxis", "yaxis") if (name := _heading(layout.get(axis) or {}))]
+    return f"figure: {kinds or 'empty'}" + (f" of {' and '.join(axes)}" if axes else "")
 
 
 def title(figure: Mapping) -> str:
     """A figure's title as plain text, "" where it has none."""
-    layout = figure.get("layout") or {}
-    heading = layout.get("title") or ""
-    return _plain(heading.get("text") if isinstance(heading, Mapping) else heading)
+    return _heading(figure.get("layout") or {})
 
 
-def _caption(layout: Mapping) -> str:
-    meta = layout.get("meta")
+def caption(figure: Mapping) -> str:
+    """The words below a figure, layout.meta's caption; "" where there are none."""
+    meta = (figure.get("layout") or {}).get("meta")
     return _plain(meta.get("caption")) if isinstance(meta, Mapping) else ""
+
+
+def _heading(place: Mapping) -> str:
+    heading = place.get("title") or ""
+    return _plain(heading.get("text") if isinstance(heading, Mapping) else heading)
 
 
 def _plain(text: object) -> str:

@@ -5,13 +5,22 @@ The client below stops at the first cell that does not finish, marks that one fa
 ones pending. It stands on papermill's client class, hence papermill==2.7.* in pyproject.toml.
 """
 
+import copy
+import datetime
 import logging
+import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from lab.reports.notebook import MARKER, tagged
+
+LOST = {"DeadKernelError", "KernelStartError"}  # what says nothing against the notebook
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # BLAS and torch read the first
 
 
 @dataclass(frozen=True)
@@ -23,51 +32,114 @@ class Failure:
     reason: str
 
 
+class Stop:
+    """Ends the runs it was given to, when it is called from another thread."""
+
+    def __init__(self) -> None:
+        self.called = False
+        self.clients: list = []
+
+    def __call__(self) -> None:
+        self.called = True
+        for client in list(self.clients):
+            client.kill()
+
+
 @dataclass(frozen=True)
 class Executed:
-    """An executed notebook, whole or partial."""
+    """An executed notebook, whole or partial; data: what it read through lab.data, each {name, rows, sha256}."""
 
     notebook: dict
     failure: Failure | None
+    started: datetime.datetime
     seconds: float
+    data: list[dict]
+    beside: int = 0  # how many others could run at the same time
 
 
-def execute(node: dict, parameters: dict, *, timeout: int | float | None, label: str | None) -> Executed:
+def unfinished(node: dict, failure: Failure) -> Executed:
+    """Where nothing came back of a run."""
+    return Executed(copy.deepcopy(node), failure, datetime.datetime.now(datetime.UTC), 0.0, [])
+
+
+def execute(
+    node: dict,
+    parameters: dict,
+    *,
+    timeout: int | float | None,
+    label: str | None = None,
+    see: Callable[[int, int], object] | None = None,
+    threads: int | None = None,
+    tries: int = 1,
+    stop: Stop | None = None,
+) -> Executed:
     """Run all cells of `node`, with `parameters` injected after its parameters cell.
 
     timeout: seconds for the whole notebook, None = no limit. label: names the progress bar, None = no bar.
+    see(n, of): called before each cell, when n are done.
+    threads: of each library in the kernel, where the environment does not say; None = what the library takes.
+    tries: how often to begin where the kernel dies or does not start; the last one counts.
+    stop: from another thread, ends the run as a KeyboardInterrupt would.
     Never raises for what a notebook does; the failure is in the result. A KeyboardInterrupt in this
     process stops the kernel and is a failure too, for the caller to raise again.
     """
+    for _ in range(tries):
+        executed = _once(node, parameters, timeout, label, see, threads, stop or Stop())
+        if executed.failure is None or executed.failure.error not in LOST:
+            break
+    return executed
+
+
+def _once(
+    node: dict,
+    parameters: dict,
+    timeout: int | float | None,
+    label: str | None,
+    see: Callable[[int, int], object] | None,
+    threads: int | None,
+    stop: Stop,
+) -> Executed:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from lab.data import ledger
+
     _register()
-    started = time.monotonic()
+    when, started = datetime.datetime.now(datetime.UTC), time.monotonic()
     kept: list[tuple] = []
     failure = None
-    try:
-        papermill.execute_notebook(
-            node,
-            None,
-            parameters=parameters,
-            engine_name="lab",
-            kernel_name="lab",
-            language="python",
-            request_save_on_cell_execute=False,
-            progress_bar={"desc": label, "leave": False} if label else False,
-            deadline=None if timeout is None else started + timeout,
-            limit=timeout,
-            kept=kept,
-        )
-    except PapermillExecutionError:
-        pass  # the client has recorded it, with the right cell
-    except (RuntimeError, OSError) as error:
-        failure = Failure(None, "KernelStartError", f"the kernel did not start: {error}")
+    with tempfile.TemporaryDirectory(prefix="lab-ledger-") as scratch:
+        read = Path(scratch) / "read.jsonl"
+        try:
+            papermill.execute_notebook(
+                node,
+                None,
+                parameters=parameters,
+                engine_name="lab",
+                kernel_name="lab",
+                language="python",
+                request_save_on_cell_execute=False,
+                progress_bar={"desc": label, "leave": False} if label else False,
+                deadline=None if timeout is None else started + timeout,
+                limit=timeout,
+                see=see,
+                stop=stop,
+                environment=os.environ
+                | {name: os.environ.get(name, str(threads)) for name in THREADS if threads}
+                | {ledger.VARIABLE: str(read)},
+                kept=kept,
+            )
+        except PapermillExecutionError:
+            pass  # the client has recorded it, with the right cell
+        except (RuntimeError, OSError) as error:
+            failure = Failure(None, "KernelStartError", f"the kernel did not start: {error}")
+            if stop.called:
+                failure = Failure(None, "KeyboardInterrupt", "the run was stopped by hand before its first cell")
+        data = ledger.readings(read)
     notebook, client = kept[0]
     failure = client.failure or failure
     notebook.cells = [cell for cell in notebook.cells if not tagged(cell, MARKER)]
-    return Executed(notebook, failure, time.monotonic() - started)
+    return Executed(notebook, failure, when, time.monotonic() - started, data)
 
 
 @cache
@@ -93,11 +165,21 @@ def _register() -> None:
 
     class Client(PapermillNotebookClient):
         failure: Failure | None = None
+        see: Callable[[int, int], object] | None = None
+        stopped = False
+
+        def kill(self):
+            """From another thread: the cell that runs ends as a dead kernel's, and no other begins."""
+            self.stopped = True
+            if self.km is not None and self.km.has_kernel and self.km.provisioner.process is not None:
+                self.km.provisioner.process.kill()
 
         def execute(self, **kwargs):
             self.reset_execution_trackers()
             with self.setup_kernel(**kwargs):
                 for index, cell in enumerate(self.nb.cells):
+                    if self.see:
+                        self.see(index, len(self.nb.cells))
                     self.nb_man.cell_start(cell, index)
                     self._one(index, cell)
                     self.nb_man.cell_complete(cell, index)
@@ -109,6 +191,9 @@ def _register() -> None:
             return self.nb
 
         def _one(self, index, cell):
+            if self.stopped:
+                self._stopped(index, cell)
+                return
             try:
                 self.execute_cell(cell, index)
             except CellExecutionError as error:
@@ -119,9 +204,15 @@ def _register() -> None:
             except CellTimeoutError:
                 self._fail(index, cell, "TimeoutError", f"the notebook's limit of {self.limit:g} s passed in this cell")
             except DeadKernelError:
-                self._fail(index, cell, "DeadKernelError", _death(self.km.provisioner.process.poll()))
+                if self.stopped:
+                    self._stopped(index, cell)
+                else:
+                    self._fail(index, cell, "DeadKernelError", _death(self.km.provisioner.process.poll()))
             except KeyboardInterrupt:
-                self._fail(index, cell, "KeyboardInterrupt", "the run was stopped by hand in this cell")
+                self._stopped(index, cell)
+
+        def _stopped(self, index, cell):
+            self._fail(index, cell, "KeyboardInterrupt", "the run was stopped by hand in this cell")
 
         def _fail(self, index, cell, error, reason):
             if not any(output.output_type == "error" for output in cell.get("outputs", [])):
@@ -132,7 +223,7 @@ def _register() -> None:
 
     class LabEngine(Engine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, *, deadline, limit, kept, **_):
+        def execute_managed_notebook(cls, nb_man, kernel_name, *, deadline, limit, see, environment, kept, stop, **_):
             client = Client(
                 nb_man,
                 kernel_manager_class=Kernel,
@@ -143,10 +234,12 @@ def _register() -> None:
                 timeout_func=deadline and (lambda _: max(deadline - time.monotonic(), 0.001)),
                 log=quiet,
             )
-            client.limit = limit
+            client.limit, client.see = limit, see
             kept.append((nb_man.nb, client))
+            stop.clients.append(client)
+            client.stopped = stop.called
             # keys of their own for each kernel: encrypted and without ipykernel's warning about plain TCP
-            client.execute(**({"transport_encryption": "auto"} if zmq.has("curve") else {}))
+            client.execute(env=environment, **({"transport_encryption": "auto"} if zmq.has("curve") else {}))
 
     class Translator(PythonTranslator):
         """papermill's writes a tuple as a string."""

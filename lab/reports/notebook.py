@@ -21,6 +21,7 @@ class Source:
     title: str
     question: str
     known: dict[str, parameters.Parameter]
+    alone: bool  # it measures time, so that nothing may run beside it
 
 
 def load(path: str | Path) -> Source:
@@ -47,7 +48,12 @@ def load(path: str | Path) -> Source:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     title, question, _ = opening(node.cells)
-    return Source(path, node, hashlib.sha256(raw).hexdigest(), title or path.stem, question, known)
+    return Source(path, node, hashlib.sha256(raw).hexdigest(), title or path.stem, question, known, _alone(node))
+
+
+def _alone(node: dict) -> bool:
+    own = node["metadata"].get("lab", {})
+    return isinstance(own, dict) and own.get("alone") is True
 
 
 def tagged(cell: dict, tag: str) -> bool:

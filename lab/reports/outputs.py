@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from lab.reports import figures, markdown, notebook
+from lab.reports.result import MIME as RESULT
 
 # the richest form that a page without kernel and network can show
 _ORDER = (
@@ -41,6 +42,15 @@ def verdict(cells: Sequence[dict]) -> str:
     return found
 
 
+def results(cells: Sequence[dict]) -> dict:
+    """What the notebook handed over, by name; a later value takes the place of an earlier one."""
+    found = {}
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            found |= output.get("data", {}).get(RESULT, {})
+    return found
+
+
 def joined(outputs: Sequence[dict]) -> list[dict]:
     """The outputs, neighbouring pieces of one stream as one: a progress bar arrives in hundreds of them."""
     whole: list[dict] = []
@@ -54,7 +64,8 @@ def joined(outputs: Sequence[dict]) -> list[dict]:
 
 
 def shown(output: dict, anchor: str) -> Markup:
-    """One output as HTML. A figure becomes a box for `anchor`; a widget and a cleared bar become nothing."""
+    """One output as HTML. A figure becomes a box for `anchor`, also one that stands beside a widget; a widget alone,
+    which would be dead here, and a cleared bar become nothing."""
     kind = output["output_type"]
     if kind == "stream":
         text = _ansi(output["text"])
@@ -64,7 +75,7 @@ def shown(output: dict, anchor: str) -> Markup:
         return Markup('<pre class="traceback">{}</pre>').format(_ansi(traceback))
     data = output["data"]
     mime = next((mime for mime in _ORDER if mime in data), None)
-    if mime is None or _WIDGET in data:
+    if mime is None or (_WIDGET in data and mime != figures.MIME):
         return Markup("")
     if mime == "text/html" and not markdown.is_plain(data[mime]) and not _is_useless(data.get("text/plain")):
         mime = "text/plain"  # made for its own style sheet or script: its text form reads better without

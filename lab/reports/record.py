@@ -17,7 +17,8 @@ class Record:
 
     status "done" or "failed"; cell counts all cells of the source notebook from 1, None = before the first.
     verdict and question are markdown; figure is plotly JSON or None; parameters holds every value used,
-    changed the default of each that was given another value.
+    changed the default of each that was given another value; results what the notebook handed over by
+    `lab.reports.result`; data what was read, each {name, rows, sha256}; beside how many others could run at the time.
     """
 
     name: str
@@ -31,10 +32,13 @@ class Record:
     reason: str
     parameters: dict
     changed: dict
+    results: dict
+    data: list[dict]
     versions: dict[str, str]
     device: str
     started: str
     seconds: float
+    beside: int
     source: str
     sha256: str
     key: str

@@ -5,7 +5,7 @@ import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def page(executed: dict, record: Record, folder: Path) -> str:
         "nonce": nonce([executed, dataclasses.asdict(record)]),
     }
     html, _ = exporter.from_notebook_node(type(executed)(light), resources=resources)
-    return html
+    return _readable(html)
 
 
 def tell(cells: Sequence[dict], record: Record, folder: Path) -> Story:
@@ -89,8 +89,23 @@ def tell(cells: Sequence[dict], record: Record, folder: Path) -> Story:
     return Story(told, headings, drawn, first)
 
 
+def filled(template: str, more: Mapping[str, Callable] | None = None, **context: object) -> str:
+    """A page that is no notebook, from one of our templates; more: filters beside the shared ones."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    environment.filters |= filters() | dict(more or {})
+    environment.globals["plotly"] = figures.plotly
+    return _readable(environment.get_template(template).render(**context))
+
+
+def _readable(html: str) -> str:
+    """Without NUL, which a browser would drop in silence: the sign for what cannot be shown stands in its place."""
+    return html.replace("\0", "\ufffd")
+
+
 def filters() -> dict:
-    """What report and index templates share."""
+    """What the templates share."""
     return {
         "markdown": markdown.html,
         "plain": markdown.text,
@@ -99,6 +114,7 @@ def filters() -> dict:
         "duration": duration,
         "day": day,
         "size": size,
+        "number": number,
     }
 
 
@@ -107,6 +123,11 @@ def duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def number(value: object) -> str:
+    """A value as a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(count: int) -> str:

@@ -1,57 +1,41 @@
-"""Check a notebook's parameters, run it, leave its report; several of them, with resume."""
+"""Run a notebook, leave its report; several of them, side by side and with resume."""
 
-import datetime
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.reports import index, kernel, machine, notebook, outputs, parameters, record, render
+from lab.reports import index, kernel, machine, notebook, outputs, pool, record, render
+from lab.reports.job import Finish, Job, prepare
 from lab.reports.record import Record
 
 LIMIT = 12_000_000  # bytes; a report above this is failed: nobody mails it, phones do not open it
 TIMEOUT = 3600.0  # seconds for one notebook
 
 
-@dataclass(frozen=True)
-class Job:
-    """A notebook and the values it will run with, all checked."""
-
-    source: notebook.Source
-    given: dict[str, object]
-
-    @property
-    def name(self) -> str:
-        return self.source.path.stem
-
-    @property
-    def values(self) -> dict[str, object]:
-        return {name: parameter.default for name, parameter in self.source.known.items()} | self.given
-
-
-def prepare(path: str | Path, /, **given: object) -> Job:
-    """Check everything that can be checked before a kernel starts.
-
-    ValueError: no notebook there, not a notebook, no parameters cell, an unknown parameter, a wrong type.
-    """
-    source = notebook.load(path)
-    job = Job(source, parameters.check(source.path.name, source.known, given))
-    if job.name == "index":
-        raise ValueError(f"{path}: a notebook cannot be called index, the list of reports is index.html")
-    return job
-
-
 def run(
-    notebook: str | Path, out: str | Path = "reports", *, timeout: int | float | None = TIMEOUT, **parameters: object
+    notebook: str | Path,
+    out: str | Path = "reports",
+    *,
+    timeout: int | float | None = TIMEOUT,
+    see: Callable[[int, int], object] | None = None,
+    **parameters: object,
 ) -> Record:
     """Run one notebook in a fresh kernel and leave out/<stem>.ipynb, .html, .json and out/index.html.
 
-    timeout: seconds for the whole notebook, None = no limit. ValueError before any kernel starts if the
-    notebook or a parameter is not right; whatever happens after that is told by the record.
+    timeout: seconds for the whole notebook, None = no limit. see(n, of): called when n of its cells are done.
+    ValueError before any kernel starts if the notebook or a parameter is not right; whatever happens after that is
+    told by the record.
     """
-    job = prepare(notebook, **parameters)
-    return _carry_out(job, _folder(out), timeout, machine.versions(), machine.device())
+    job, place = prepare(notebook, **parameters), Place(reports_folder(out))
+    bar = job.name if sys.stderr.isatty() else None
+    executed = kernel.execute(job.source.node, job.given, timeout=timeout, label=bar, see=see)
+    done = keep(job, executed, place)
+    index.write(place.folder)
+    if done.error == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    return done
 
 
 def run_all(
@@ -60,32 +44,65 @@ def run_all(
     *,
     timeout: int | float | None = TIMEOUT,
     force: bool = False,
+    workers: int = 1,
     say: Callable[[str], object] = print,
 ) -> list[Record]:
-    """Run the jobs in order; a failed one does not stop the others. The records, in the same order.
+    """Run the jobs, `workers` of them at a time; a failed one does not stop the others. The records, in their order.
 
-    A job whose finished report is still true (same key) is skipped, unless force; a failed one runs again.
-    So a run that was killed carries on where it stopped. ValueError: two notebooks of one name.
+    A job whose finished report is still true (same key) is skipped, unless force; a failed one runs again. So a run
+    that was killed carries on where it stopped. A notebook that asks to be alone (it measures time), by
+    "lab": {"alone": true} in its metadata, runs after the others, by itself.
+    ValueError: two notebooks of one name, fewer than one worker.
     """
+    place = Place(reports_folder(out))
+
+    def execute(todo: Sequence[Job], finish: Finish) -> None:
+        together = [job for job in todo if not job.source.alone]
+        pool.side_by_side(together, finish, workers=workers, timeout=timeout)
+        pool.side_by_side([job for job in todo if job.source.alone], finish, workers=1, timeout=timeout)
+
+    return carry_out(jobs, place, execute, lambda _: index.write(place.folder), force=force, say=say)
+
+
+def carry_out(
+    jobs: Sequence[Job],
+    place: "Place",
+    execute: Callable[[Sequence[Job], Finish], object],
+    write: Callable[[list[Record]], object],
+    *,
+    force: bool,
+    say: Callable[[str], object],
+) -> list[Record]:
+    """Have the jobs executed whose reports are not true any more; write(records so far) after each, and at the end."""
     names = [job.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two notebooks would write the same report: {', '.join(twice)}")
-    folder, versions, device = _folder(out), machine.versions(), machine.device()
-    records = []
-    for job in jobs:
-        done = None if force else _still_true(job, folder, versions, device)
-        if done:
-            say(f"up to date: {done.name}")
-        else:
-            done = _carry_out(job, folder, timeout, versions, device)
-            what = f"{done.name} in {render.duration(done.seconds)}, {render.size(done.bytes)}"
-            say(f"{done.status}: {what}" + (f"; {done.problem}" if done.failed else ""))
-        records.append(done)
-    index.write(folder)
+    there = {job.name: found for job in jobs if not force and (found := _still_true(job, place))}
+    for name in there:
+        say(f"up to date: {name}")
+
+    def finish(job: Job, executed: kernel.Executed) -> None:
+        done = there[job.name] = keep(job, executed, place)
+        write([there[name] for name in names if name in there])
+        what = f"{done.name} in {render.duration(done.seconds)}, {render.size(done.bytes)}"
+        say(f"{done.status}: {what}" + (f"; {done.problem}" if done.failed else ""))
+
+    execute([job for job in jobs if job.name not in there], finish)
+    records = [there[name] for name in names]
+    write(records)
     return records
 
 
-def _folder(out: str | Path) -> Path:
+@dataclass(frozen=True)
+class Place:
+    """Where reports go, and what they were made with."""
+
+    folder: Path
+    versions: dict[str, str] = field(default_factory=machine.versions)
+    device: str = field(default_factory=machine.device)
+
+
+def reports_folder(out: str | Path) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,20 +111,19 @@ def _folder(out: str | Path) -> Path:
     return folder
 
 
-def _still_true(job: Job, folder: Path, versions: Mapping[str, str], device: str) -> Record | None:
-    found = record.read(folder / f"{job.name}.json")
-    if found is None or found.failed or found.key != record.key(job.source.sha256, job.values, versions, device):
+def _still_true(job: Job, place: Place) -> Record | None:
+    found = record.read(place.folder / f"{job.name}.json")
+    key = record.key(job.source.sha256, job.values, place.versions, place.device)
+    if found is None or found.failed or found.key != key:
         return None
-    whole = all((folder / f"{job.name}{suffix}").is_file() for suffix in (".html", ".ipynb"))
+    whole = all((place.folder / f"{job.name}{suffix}").is_file() for suffix in (".html", ".ipynb"))
     return found if whole else None
 
 
-def _carry_out(job: Job, folder: Path, timeout: int | float | None, versions: dict[str, str], device: str) -> Record:
+def keep(job: Job, executed: kernel.Executed, place: Place) -> Record:
+    """Leave the notebook, the page and the record of a run, whole or partial."""
     import nbformat
 
-    started = datetime.datetime.now(datetime.UTC)
-    bar = job.name if sys.stderr.isatty() else None  # in a log, the lines of run_all are enough
-    executed = kernel.execute(job.source.node, job.given, timeout=timeout, label=bar)
     cells, failure, known = executed.notebook["cells"], executed.failure, job.source.known
     done = Record(
         name=job.name,
@@ -121,23 +137,23 @@ def _carry_out(job: Job, folder: Path, timeout: int | float | None, versions: di
         reason=failure.reason if failure else "",
         parameters=_plain(job.values),
         changed=_plain({n: default for n, value in job.given.items() if value != (default := known[n].default)}),
-        versions=versions,
-        device=device,
-        started=started.isoformat(timespec="seconds"),
+        results=outputs.results(cells),
+        data=executed.data,
+        versions=place.versions,
+        device=place.device,
+        started=executed.started.isoformat(timespec="seconds"),
         seconds=round(executed.seconds, 3),
+        beside=executed.beside,
         source=job.source.path.name,
         sha256=job.source.sha256,
-        key=record.key(job.source.sha256, job.values, versions, device),
+        key=record.key(job.source.sha256, job.values, place.versions, place.device),
         bytes=0,
     )
     done, page = render.within(LIMIT, executed.notebook, done, job.source.path.parent)
     # the record goes last: a run killed between these lines has no record of success and runs again
-    record.replace(folder / f"{job.name}.ipynb", nbformat.writes(_marked(executed.notebook, done)))
-    record.replace(folder / f"{job.name}.html", page)
-    record.write(done, folder / f"{job.name}.json")
-    index.write(folder)
-    if done.error == "KeyboardInterrupt":
-        raise KeyboardInterrupt
+    record.replace(place.folder / f"{job.name}.ipynb", nbformat.writes(_marked(executed.notebook, done)))
+    record.replace(place.folder / f"{job.name}.html", page)
+    record.write(done, place.folder / f"{job.name}.json")
     return done
 
 

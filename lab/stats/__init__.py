@@ -10,12 +10,14 @@ cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of
 power         how many seeds would show this?
 judge         claims: on which side of zero each says it is, and whether it is there; verdict, in words
 compare       all of it for designs side by side, in one table; lab.plots.forest draws it
+contrasts     is one design better than another: it holds, it does not, or too little power, and how many seeds it takes
 """
 
 from lab.stats.bca import bca
 from lab.stats.bootstrap import bootstrap
 from lab.stats.claims import judge, verdict
 from lab.stats.compare import compare
+from lab.stats.contrasts import Contrast, contrasts
 from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from lab.stats.exact import TESTS, sign_flip, wilcoxon
 from lab.stats.holm import holm
@@ -25,12 +27,14 @@ from lab.stats.words import best, in_words
 
 __all__ = [
     "TESTS",
+    "Contrast",
     "bca",
     "best",
     "bootstrap",
     "cliffs_delta",
     "cohen_dz",
     "compare",
+    "contrasts",
     "holm",
     "in_words",
     "judge",

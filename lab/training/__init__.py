@@ -1,14 +1,18 @@
-"""Small models trained here: language models and classifiers, one recipe each, and embedders.
+"""Small models trained here: language models and classifiers, one recipe each, readers, and embedders.
 
 language_model  norms, biases and normalizers are the question: a Recipe in, a Run out
 classify        losses, targets and linear layers are: a ClassifierRecipe in, with collapse watched on the way
 free_features   the same without a network, where theory has the answer
 projected       a contrastive encoder of planted features, under a projection head
+*_reader        readers whose pooling is the question: of relations, graphs; likewise patch_classifier, hourglass,
+                layer_head, sparse_retriever
 base            a tiny decoder, trained as a language model and saved as transformers saves
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
-contrastive     trains it on pairs
-LOSSES          by which loss
+contrastive     trains it on pairs, by a loss of LOSSES
+trials          designs x seeds on all cores, each run kept
+export          a trained one saved, and tried in a fresh Python
+layer_weights   what a trained one reads of each layer
 """
 
 from lab.training.base import base
@@ -18,43 +22,29 @@ from lab.training.contrastive import Tuned, contrastive
 from lab.training.corpus import Corpus, corpus
 from lab.training.designs import DESIGNS, Design
 from lab.training.embedder import embedder
+from lab.training.export import export
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
+from lab.training.graphs import READOUTS, graph_reader
+from lab.training.hourglass import HourglassShape, agreement, hourglass
 from lab.training.language_model import Run, language_model
+from lab.training.layer_head import layer_head
+from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
+from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
+from lab.training.relations import relation_reader
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
+from lab.training.sparse import Words, sparse_retriever
+from lab.training.trials import trials
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES",
-    "DESIGNS",
-    "HEADS",
-    "LOSSES",
-    "STUDY",
-    "Classified",
-    "ClassifierRecipe",
-    "Corpus",
-    "Design",
-    "FreeFeatures",
-    "Headed",
-    "Mixed",
-    "Recipe",
-    "Run",
-    "Tuned",
-    "base",
-    "classify",
-    "contrastive",
-    "corpus",
-    "embedder",
-    "expected_lengths",
-    "free_features",
-    "language_model",
-    "max_retrieval",
-    "mixed",
-    "projected",
-    "several",
-    "together",
-    "vitals",
-]
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
+    "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words",
+    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "export",
+    "free_features", "graph_reader", "hourglass", "language_model", "layer_head", "layer_weights", "max_retrieval",
+    "mixed", "patch_classifier", "projected", "relation_reader", "several", "sparse_retriever", "together",
+    "trials", "vitals",
+]  # fmt: skip

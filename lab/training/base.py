@@ -38,7 +38,7 @@ def base(
     """Train a llama as a language model on the texts; the folder it was saved in, as transformers saves.
 
     lab.models.load(folder), transformers and sentence-transformers open it: safetensors, and a tokenizer of its own,
-    WordPiece on lower-cased words, `pieces` of them learned from the texts, each text ended by [EOS].
+    byte pairs of lower-cased words, `pieces` of them learned from the texts, each text ended by [EOS].
     layers, dim, heads: of a LlamaConfig with an MLP of 8/3 dim and the output tied to the embeddings; window: tokens it
     can read, and of a training row: texts stand one after the other, cut where a row is full.
     AdamW at a rate that is warmed up over a tenth of the steps and brought down to 0 linearly; the seed draws weights
@@ -79,14 +79,15 @@ def base(
     return place
 
 
-def _tokenizer(texts: list[str], pieces: int, window: int) -> Any:
+def _tokenizer(texts: list[str], size: int, window: int) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    # not WordPiece: its trainer breaks ties by the order of a hash table, and no two trainings are alike
+    made = Tokenizer(models.BPE(unk_token=UNKNOWN))
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # words and single signs: an underscore parts words
-    learned = trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=[PAD, UNKNOWN, END], show_progress=False)
+    learned = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, UNKNOWN, END], show_progress=False)
     made.train_from_iterator(texts, learned)
     made.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, made.token_to_id(END))]

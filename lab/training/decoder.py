@@ -186,7 +186,7 @@ class Decoder(PreTrainedModel):
         x = self.embed(input_ids)
         if self.config.position == "learned":
             x = x + self.places(positions)
-        turn = _turning(positions, self.blocks[0].attention.size) if self.config.position == "rope" else _still
+        turn = rotary(positions, self.blocks[0].attention.size) if self.config.position == "rope" else _still
         mask = self._mask(x, attention_mask)
         for block in self.blocks:
             x = block(x, turn, mask)
@@ -218,7 +218,7 @@ class Decoder(PreTrainedModel):
         )
 
 
-def _turning(positions: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+def rotary(positions: Tensor, size: int) -> Callable[[Tensor], Tensor]:
     """Rotary positions (Su et al., 2021): coordinate i of a head is turned with coordinate i + size / 2."""
     rates = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device) / size)
     angle = positions[:, None] * rates

@@ -10,6 +10,7 @@ from torch import nn
 
 from lab.models import Loaded, describe
 from lab.models.bidirectional import for_good
+from lab.models.load import MINILM_HUB_ID, bundled
 from lab.pooling import POOLS
 from lab.pooling.layers import LayerPick
 from lab.training.designs import DESIGNS, OF_LAYERS, OF_TOKENS, Design
@@ -22,7 +23,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 def embedder(
-    base: Loaded | str | Path,
+    base: Any,
     design: Design | str,
     *,
     seed: int = 0,
@@ -32,14 +33,16 @@ def embedder(
 ) -> "SentenceTransformer":
     """The base model under the design's mask, its tokens and layers pooled by the design's head.
 
-    base: a folder or hub id as transformers opens them, or what lab.models gave, which is copied.
+    base: a folder or hub id as transformers opens them, "minilm" for the bundled one, or what lab.models gave, which is
+        copied.
     design: a Design, or its name in DESIGNS. seed: draws the weights of the head; the caller's random state stays.
     lora: a peft config, or a rank r: then alpha is 2 r, dropout .1, on all projections, as the paper has it at r = 16,
         and of the base only the adapters are trained. Needs `pip install peft` and a base on disk or on the hub.
     window: tokens of a text; the model's own where not given. device: the GPU when there is one.
 
     The mask is transformers' `is_causal`, tried by exchanging a token (lab.models.bidirectional); it is saved with the
-    config, so it holds after loading: SentenceTransformer(folder, trust_remote_code=True), which imports lab.pooling.
+    config, or with adapters in a module of its own, so it holds after loading: SentenceTransformer(folder,
+    trust_remote_code=True), which imports lab.
     A text is padded with the tokenizer's padding token, or its end token where it has none; the mask of the tokens
     says which are real, whatever their numbers.
 
@@ -63,7 +66,12 @@ def embedder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pooling = _pooling(design, model.dim, model.depth)
-        whole = SentenceTransformer(modules=[transformer, pooling], device=None if device is None else str(device))
+        modules = [transformer, pooling]
+        if adapters is not None and not getattr(transformer.model.config, "is_causal", True):
+            from lab.training.both_ways import BothWays
+
+            modules.append(BothWays())
+        whole = SentenceTransformer(modules=modules, device=None if device is None else str(device))
         if adapters is not None:
             whole.add_adapter(adapters if not isinstance(lora, int) else _paper_adapters(lora, model.model))
     return whole
@@ -89,7 +97,8 @@ def _transformer(base: Any, window: int | None) -> Any:
             base.tokenizer.save_pretrained(folder)
             transformer = Transformer(folder, max_seq_length=base.window)
     elif isinstance(base, str | Path):
-        transformer = Transformer(str(base), model_kwargs={"use_safetensors": True})
+        place = str(bundled() or MINILM_HUB_ID) if base == "minilm" else str(base)
+        transformer = Transformer(place, model_kwargs={"use_safetensors": True})
     else:
         raise TypeError(f"base must be a folder, a hub id or of lab.models; got {type(base).__name__}")
     tokenizer = transformer.tokenizer

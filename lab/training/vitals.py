@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lab.attention import watch
+from lab.geometry import effective_rank
 from lab.models import Loaded
 
 
@@ -23,6 +24,7 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     kurtosis     E (x - mean)^4 / variance^2 over all numbers of a layer's states; 3 for a normal distribution
     peak         max |x| over the median |x|
     variance     of a layer's states, over all of them
+    effective_rank   of a layer's states [B T, D] about their mean, lab.geometry.effective_rank: how many directions
     """
     states: dict[int, Tensor] = {}
     with (
@@ -52,8 +54,10 @@ def _shape(state: Tensor) -> dict[str, float]:
     away = x - x.mean()
     variance = away.square().mean()
     size = x.abs()
+    rows = state.flatten(0, -2)
     return {
         "kurtosis": float((away / variance.sqrt()).pow(4).mean()),
         "peak": float(size.max() / size.median()),
         "variance": float(variance),
+        "effective_rank": float(effective_rank(rows, centred=True)) if bool(rows.isfinite().all()) else float("nan"),
     }

@@ -4,16 +4,19 @@
   const nonce = document.currentScript.nonce;
   const boxes = [...document.querySelectorAll("[data-figure]")];
   const drawn = new Set();
+  const PAPER = 680; // CSS pixels: what A4 leaves between the margins of the style sheet
 
   // ---- theme: the reader's choice, else the system's
   const system = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
   try { chosen = localStorage.getItem("lab-theme"); } catch { /* some browsers refuse storage to files */ }
   const toggle = document.getElementById("theme");
+  let printing = false;
   const setTheme = () => {
-    root.dataset.theme = chosen ?? (system.matches ? "dark" : "light");
+    root.dataset.theme = printing ? "light" : (chosen ?? (system.matches ? "dark" : "light"));
     toggle.textContent = root.dataset.theme === "dark" ? "Light" : "Dark";
-    for (const box of drawn) Plotly.react(box, box.data, themed(box.layout, box), box.config);
+    toggle.setAttribute("aria-label", `${toggle.textContent} theme`);
+    for (const box of drawn) Plotly.react(box, box.data, themed(box.layout), box.config);
   };
   toggle.addEventListener("click", () => {
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
@@ -23,7 +26,7 @@
   system.addEventListener("change", setTheme);
 
   // ---- figures: transparent, with the page's ink and lines
-  function themed(layout, box) {
+  function themed(layout) {
     const style = getComputedStyle(root);
     const ink = style.getPropertyValue("--ink").trim();
     const line = style.getPropertyValue("--line").trim();
@@ -43,11 +46,8 @@
     if (layout.title?.font) out.title = { ...layout.title, font: { ...layout.title.font, color: ink } };
     if (layout.legend) out.legend = { ...layout.legend, bgcolor: "rgba(0,0,0,0)" };
     if (!layout.margin && !base.margin) out.margin = { l: 64, r: 24, t: layout.title ? 60 : 24, b: 56 };
-    if (box.classList.contains("small")) {
-      out.height = 300;
-      out.margin = { l: 60, r: 20, t: 45, b: 50 };
-    }
     delete out.width;
+    if (printing) Object.assign(out, { width: PAPER, autosize: false });
     return out;
   }
 
@@ -68,8 +68,33 @@
     drawn.add(box);
     const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
     box.config = { responsive: true, displaylogo: false, ...figure.config };
-    const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}, box), config: box.config, frames: figure.frames ?? [] };
-    Plotly.newPlot(box, spec).then(() => { root.dataset.figuresDrawn = document.querySelectorAll(".js-plotly-plot").length; });
+    const spec = { data: figure.data ?? [], layout: themed(figure.layout ?? {}), config: box.config, frames: figure.frames ?? [] };
+    Plotly.newPlot(box, spec).then(() => {
+      root.dataset.firstFigure ??= Math.round(performance.now());
+      level(box);
+      root.dataset.figuresDrawn = document.querySelectorAll(".js-plotly-plot").length;
+    });
+  }
+
+  // ---- two runs: the same scale on both sides, so that higher is higher
+  function level(box) {
+    const sides = [...(box.closest(".sides")?.children ?? [])].map((side) => [...side.querySelectorAll("[data-figure]")]);
+    const n = Math.max(...sides.map((side) => side.indexOf(box)));
+    const pair = sides.map((side) => side[n]);
+    if (sides.length !== 2 || !pair.every((other) => other?._fullLayout)) return;
+    const [a, b] = pair.map((other) => other._fullLayout);
+    const change = {};
+    for (const name of Object.keys(a).filter((key) => /^[xy]axis\d*$/.test(key) && b[key])) {
+      const [one, other] = [a[name], b[name]];
+      const alike = one.type === other.type && one.title?.text === other.title?.text && ["linear", "log"].includes(one.type);
+      if (one.ticktext || other.ticktext) continue; // rows and columns with names, not a scale
+      const turned = one.range[0] > one.range[1];
+      if (!alike || turned !== other.range[0] > other.range[1]) continue;
+      const ends = [...one.range, ...other.range];
+      const range = [Math.min(...ends), Math.max(...ends)];
+      change[`${name}.range`] = turned ? range.reverse() : range;
+    }
+    for (const other of pair) Plotly.relayout(other, change);
   }
   async function show(some) {
     try {
@@ -92,7 +117,16 @@
       if (now.length) show(now);
     }, { rootMargin: "600px 0px" });
     boxes.forEach((box) => near.observe(box));
-    addEventListener("beforeprint", () => { if (window.Plotly) boxes.forEach(draw); });
+    // on paper: light, as wide as the paper, all drawn; plotly draws at once where it is unpacked
+    addEventListener("beforeprint", () => {
+      printing = true;
+      if (window.Plotly) boxes.forEach(draw);
+      setTheme();
+    });
+    addEventListener("afterprint", () => {
+      printing = false;
+      setTheme();
+    });
   }
 
   // ---- tables: numbers stand right, columns of words left
@@ -103,6 +137,37 @@
       if (rows.every((row) => numeric.test(row.cells[column]?.textContent.trim() ?? ""))) continue;
       for (const row of table.rows) row.cells[column]?.classList.add("words");
     }
+  }
+
+  // ---- what scrolls can be scrolled by keyboard
+  const reach = (part) => {
+    for (const area of part.querySelectorAll("pre, .wide, .prose, .equation, .contents, .why, .note")) {
+      if (area.scrollWidth > area.clientWidth + 1 || area.scrollHeight > area.clientHeight + 1) area.tabIndex = 0;
+    }
+  };
+  reach(document);
+  document.addEventListener("toggle", (event) => reach(event.target), true);
+
+  // ---- gallery and names: by word and status
+  const words = document.getElementById("words");
+  const status = document.getElementById("status");
+  if (words) {
+    const entries = [...document.querySelectorAll(".findable")];
+    const texts = entries.map((entry) => entry.textContent.toLowerCase());
+    const filter = () => {
+      const asked = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      entries.forEach((entry, n) => {
+        entry.hidden = Boolean(status?.value && entry.dataset.status !== status.value) || !asked.every((word) => texts[n].includes(word));
+        shown += !entry.hidden;
+      });
+      const all = shown === entries.length;
+      document.getElementById("found").textContent = all ? "" : `${shown} of ${entries.length}`;
+    };
+    words.form.addEventListener("submit", (event) => event.preventDefault());
+    words.addEventListener("input", filter);
+    status?.addEventListener("change", filter);
+    filter();
   }
 
   // ---- contents: beside the text where there is room, else folded above it

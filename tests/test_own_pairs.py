@@ -1,0 +1,122 @@
+"""A user's own pairs: bad files are said to be, no text stands on two sides, what is exported is the same elsewhere."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lab
+
+
+def table(n=30):
+    return pd.DataFrame({"query": [f"q {i}" for i in range(n)], "positive": [f"p {i}" for i in range(n)]})
+
+
+def written(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_a_file_of_pairs_is_read_under_its_own_names_and_repeats_are_counted(tmp_path):
+    rows = [{"question": f"q {i % 25}", "answer": f"p {i % 25}", "query": "other", "weight": i} for i in range(30)]
+    found = lab.data.pairs(written(tmp_path / "a.jsonl", rows), ("question", "answer"))
+    assert found.columns.tolist() == ["query", "positive", "weight"]
+    assert found["query"].tolist() == [f"q {i}" for i in range(25)]
+    assert found.attrs["repeated"] == 5
+
+
+def test_what_was_trained_on_is_read_back(tmp_path):
+    pairs = lab.data.training_pairs(40)
+    pairs.to_json(tmp_path / "pairs.jsonl", orient="records", lines=True)
+    pd.testing.assert_frame_equal(lab.data.pairs(tmp_path / "pairs.jsonl"), pairs, check_dtype=False)
+
+
+BAD = [
+    ("", "is empty"),
+    ("{", "does not parse"),
+    ([{"query": "a"}] * 30, r"no column \['positive'\]"),
+    ([{"query": f"a{i}", "positive": None if i == 4 else "b"} for i in range(30)], "has no value in 1 of 30 rows.*4"),
+    (
+        [{"query": f"a{i}", "positive": " " if i in (3, 9) else "b"} for i in range(30)],
+        "2 of 30 rows .* 'positive'.*3, 9",
+    ),
+    ([{"query": i, "positive": "b"} for i in range(30)], "no text in 'query'"),
+    ([{"query": "a", "positive": "b"}] * 30, "has 1 different pairs; needed are 20"),
+    ([{"query": f"a{i}", "positive": f"a{i}"} for i in range(30)], "both sides are the same text"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), BAD, ids=[said[:16] for _, said in BAD])
+def test_a_bad_file_is_said_to_be(tmp_path, content, said):
+    path = tmp_path / "a.jsonl"
+    path.write_text(content) if isinstance(content, str) else written(path, content)
+    with pytest.raises(ValueError, match=said):
+        lab.data.pairs(path)
+
+
+def test_a_file_that_is_not_there_and_columns_that_are_not_two(tmp_path):
+    with pytest.raises(ValueError, match="no file"):
+        lab.data.pairs(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="two sides"):
+        lab.data.pairs(tmp_path / "none.csv", ("query", "query"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_text_stands_in_two_parts(seed):
+    draw = np.random.default_rng(seed)
+    pairs = pd.DataFrame({"query": draw.integers(60, size=80), "positive": draw.integers(300, size=80)}).astype(str)
+    parts = lab.data.split_pairs(pairs, seed=seed)
+    assert sum(map(len, parts.values())) == 80
+    for side in ("query", "positive"):
+        said = [set(part[side]) for part in parts.values()]
+        assert not said[0] & said[1]
+        assert not said[0] & said[2]
+        assert not said[1] & said[2]
+    assert [len(part) for part in parts.values()] == pytest.approx([48, 16, 16], abs=3)
+
+
+def test_a_split_is_of_its_seed_and_reaches_its_shares():
+    first, again, other = (lab.data.split_pairs(table(), seed=seed) for seed in (0, 0, 1))
+    for name in first:
+        pd.testing.assert_frame_equal(first[name], again[name])
+    assert any(not first[name].equals(other[name]) for name in first)
+    assert [len(part) for part in first.values()] == [18, 6, 6]
+    assert [len(part) for part in lab.data.split_pairs(table(), {"a": 0.5, "b": 0.5}).values()] == [15, 15]
+
+
+def test_what_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match="30 share texts with each other"):
+        lab.data.split_pairs(table().assign(positive="the same"))
+    with pytest.raises(ValueError, match="sum to 1"):
+        lab.data.split_pairs(table(), {"a": 0.5})
+
+
+def test_an_exported_model_gives_the_same_vectors_in_a_fresh_python(tmp_path):
+    small = lab.models.tiny("bert", layers=2, dim=32)
+    design = lab.training.Design("bidirectional", "norm_weighted_mean", 1)
+    model = lab.training.embedder(small, design, window=16, device="cpu")
+    texts = ["a text", "a longer text than the one before", "x"]
+    assert lab.training.export(model, tmp_path / "model", texts) <= 1e-6
+    assert (tmp_path / "model" / "modules.json").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="no sentence-transformers model"):
+        lab.training.export(model, tmp_path / "other", texts)
+    with pytest.raises(ValueError, match="no text"):
+        lab.training.export(model, tmp_path / "model", [])
+
+
+def test_a_model_that_changes_on_the_way_is_seen(tmp_path):
+    small = lab.models.tiny("bert", layers=1, dim=32)
+    model = lab.training.embedder(small, lab.training.Design("bidirectional", "mean"), window=16, device="cpu")
+    save = model.save
+
+    def other(folder, **options):
+        save(folder, **options)
+        with open(f"{folder}/modules.json", "a") as file:
+            file.write("!")
+
+    model.save = other
+    with pytest.raises(RuntimeError, match="cannot be loaded in a fresh Python"):
+        lab.training.export(model, tmp_path / "model", ["a text"])
