@@ -97,9 +97,9 @@ class ScaleGeM(nn.Module):
             raise ValueError(
                 f"x must be [batch, scales >= 1, dim >= 1] of a float type; got {tuple(x.shape)} of {x.dtype}"
             )
-        if self.p == math.inf:
-            return nn.functional.normalize(x, dim=-1).amax(1)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.p == math.inf:
+            return nn.functional.normalize(wide, dim=-1).amax(1).to(x.dtype)
         low = wide.amin((1, 2), keepdim=True)
         tiny = torch.finfo(wide.dtype).tiny
         return (power_mean(wide - low, wide.new_tensor(self.p), (1,), tiny) + low)[:, 0].to(x.dtype)

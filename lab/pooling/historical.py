@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.pooling.arguments import check_counts
 from lab.pooling.attention import PMA
 from lab.pooling.functional import check
 from lab.pooling.layers import built_for, check_layers, layer_softmax, mix
@@ -23,13 +24,15 @@ class HistoryAttention(nn.Module):
     def __init__(self, dim: int, num_layers: int, hidden: int | None = None) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        self.dim, self.num_layers, self.hidden = dim, num_layers, hidden or dim
+        hidden = dim if hidden is None else hidden
+        check_counts(hidden=hidden)
+        self.dim, self.num_layers, self.hidden = dim, num_layers, hidden
         self.query, self.key = nn.Linear(dim, self.hidden), nn.Linear(dim, self.hidden)
         self.layer_embedding = nn.Parameter(0.02 * torch.randn(num_layers, self.hidden))
 
     def weights(self, h: Float[Tensor, "L *N D"]) -> Float[Tensor, " L *N"]:
         """What each layer counts for at each node; they sum to 1 over the layers."""
-        check_layers(h, self.num_layers)
+        check_layers(h, self.num_layers, dim=self.dim)
         x = h.to(self.query.weight.dtype)
         keys = self.key(x) + self.layer_embedding.view(self.num_layers, *[1] * (h.ndim - 2), -1)
         return layer_softmax((self.query(x[-1]) * keys).sum(-1) * self.hidden**-0.5, None)
@@ -55,7 +58,7 @@ class HistoGraphPool(nn.Module):
         self.read = PMA(dim, num_heads)
 
     def forward(self, h: Nodes, mask: Tensor) -> Float[Tensor, "S D"]:
-        check_layers(h, self.num_layers)
+        check_layers(h, self.num_layers, dim=self.dim)
         check(h[0], mask)
         if mask.dtype == torch.bool:  # NaN at places without a node must meet no product
             h = torch.where(mask[..., None], h, 0)
