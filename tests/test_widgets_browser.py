@@ -188,7 +188,7 @@ def test_a_report_has_a_figure_with_a_slider_in_the_widgets_place(tmp_path):
         page.wait_for_function(f"before => ({place})() !== before", arg=before)
         page.wait_for_timeout(700)
         page.screenshot(path=Path(os.environ.get("LAB_SHOTS", tmp_path)) / "report.png", full_page=True)
-        assert page.locator(".js-plotly-plot .scatterlayer path.point").count() == 300
+        assert drawn.locator(".scatterlayer path.point").count() == 300
         browser.close()
     assert requests == [(tmp_path / "reports" / "walk.html").as_uri()]
     assert errors == []

@@ -105,7 +105,8 @@ def _colours(colours: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _marker(one: Mapping[str, Any]) -> dict[str, Any]:
     """Colours by number, so that one trace holds every class and a bar of colours is the legend."""
-    palette, legend = list(one["palette"]), one["legend"]
+    legend = one["legend"]
+    palette = list(one["palette"])[: len(legend["entries"]) if legend["kind"] == "classes" else None]
     n = len(palette)
     steps = [[edge / n, colour] for i, colour in enumerate(palette) for edge in (i, i + 1)]
     bar = {"thickness": 14, "outlinewidth": 0, "len": 1, "title": {"text": ""}}
