@@ -72,10 +72,13 @@ def pages() -> dict[str, str]:
     shared = {"rooms": rooms, "entries": entries, "tables": tables}
     made = {"index.html": ("reference.html.j2", {"top": lab})}
     made |= {f"{room}.html": ("room.html.j2", {"room": room, "module": module}) for room, module in rooms.items()}
-    return {
-        name: render.filled(template, filters, **shared, **own, nonce=render.nonce([name, sorted(anchors)]))
-        for name, (template, own) in made.items()
-    }
+    found = {}
+    for name, (template, own) in made.items():
+        # a registry's name is the name of something only in its own room
+        here = {key.rpartition(".")[2]: to for key, to in anchors.items() if key.startswith(f"lab.{own.get('room')}.")}
+        given = filters | {"own": partial(docstring.inline, anchors=here)}
+        found[name] = render.filled(template, given, **shared, **own, nonce=render.nonce([name, sorted(anchors)]))
+    return found
 
 
 def _anchors(entries: Mapping[str, list[Entry]]) -> dict[str, str]:
