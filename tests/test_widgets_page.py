@@ -133,12 +133,12 @@ def test_dragging_and_the_wheel_move_the_map_and_a_double_click_brings_it_back(h
     page.until(f"{SHOWN}[0] === 2")
     x, y = pixel(page, widget, 11)
 
-    def is_under(px, py):
+    def hover_finds(px, py):
         page.page.mouse.move(px - 40, py - 40)
         page.page.mouse.move(px, py)
         page.until("document.querySelector('.lab-tip').innerText.includes('11: text 11')")
 
-    is_under(x, y)
+    hover_finds(x, y)
     middle = page.box(".lab-points")
     corner = middle["x"] + middle["width"] - 20, middle["y"] + 20
     page.page.mouse.move(*corner)
@@ -146,14 +146,15 @@ def test_dragging_and_the_wheel_move_the_map_and_a_double_click_brings_it_back(h
     page.page.mouse.down()
     page.page.mouse.move(corner[0] - 60, corner[1] + 30, steps=4)
     page.page.mouse.up()
-    is_under(x - 60, y + 30)
+    hover_finds(x - 60, y + 30)
     page.page.mouse.wheel(0, -800)
-    is_under(x - 60, y + 30)  # what is under the pointer stays there
+    hover_finds(x - 60, y + 30)  # what is under the pointer stays there
     page.page.mouse.dblclick(*corner)
-    is_under(x, y)
+    hover_finds(x, y)
     page.page.locator(".lab-points").focus()
     page.page.keyboard.press("ArrowRight")
-    is_under(x - 60, y)
+    hover_finds(x - 60, y)
+    assert (widget.focus, widget.selected.size) == (-1, 0)  # moving the map chooses nothing
 
 
 @pytest.mark.parametrize("kind", ["one point", "all equal", "some NaN", "a layer of NaN"])
