@@ -20,6 +20,7 @@ import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
+from lab.models import identity
 from lab.training.losses import named
 from lab.training.pairs import checked, checksum
 
@@ -101,7 +102,7 @@ def contrastive(
                 f"pairs have the columns {list(table)}, held-out pairs {list(rest)}; they must be the same"
             )
     said = {
-        "loss": _told(make), "steps": steps, "batch": batch, "rate": rate, "warmup": warmup, "seed": seed,
+        "loss": told(make), "steps": steps, "batch": batch, "rate": rate, "warmup": warmup, "seed": seed,
         "weight_decay": weight_decay, "every": every, "patience": patience, "no_duplicates": no_duplicates,
         "autocast": str(autocast), "pairs": checksum(table), "held_out": checksum(rest),
     }  # fmt: skip
@@ -191,12 +192,17 @@ def _check_numbers(
         raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None; got {autocast}")
 
 
-def _told(make: Any) -> str:
-    """A loss in words that tell it from another."""
-    if isinstance(make, partial):
-        options = ", ".join(f"{key}={value!r}" for key, value in sorted(make.keywords.items()))
-        return f"{_told(make.func)}({', '.join([*map(repr, make.args), options])})"
-    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', type(make).__qualname__)}"
+def told(value: Any) -> str:
+    """A loss, or an option of one, in words that tell it from another, in this process and any other."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, partial):
+        options = (f"{key}={told(one)}" for key, one in sorted(value.keywords.items()))
+        return f"{told(value.func)}({', '.join([*map(told, value.args), *options])})"
+    if isinstance(value, nn.Module):  # a guide or a selector: by what it computes with
+        return f"{type(value).__qualname__} {_fingerprint(value)}"
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}.{kind.__qualname__} {identity.checksum(value)[:16]}"
 
 
 def _fingerprint(model: Any) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,7 +15,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from lab.training.contrastive import contrastive
+from lab.models import identity
+from lab.training.contrastive import contrastive, told
 from lab.training.designs import Design
 from lab.training.embedder import embedder
 from lab.training.layer_weights import layer_weights
@@ -76,7 +76,7 @@ def trials(
     rows = [
         xr.concat([found[name, seed] for seed in seeds], pd.Index(seeds, name="seed"), join="outer") for name in designs
     ]
-    return xr.concat(rows, pd.Index(list(designs), name="design"), join="outer")
+    return xr.concat(rows, pd.Index(list(designs), name="design", dtype=object), join="outer")
 
 
 def _done(left: list[dict[str, Any]], workers: int | None) -> Iterator[None]:
@@ -127,9 +127,9 @@ def _run(job: dict[str, Any]) -> None:
 
 def _name(name: str, job: dict[str, Any]) -> str:
     """What tells a run from another: a checksum of everything that it is made of."""
-    held = job["options"].get("held_out")
-    plain = {key: value for key, value in job["options"].items() if key not in ("held_out", "see", "progress")}
-    told = [Path(job["base"]).name, repr(job["design"]), job["seed"], job["window"], job["lora"]]
-    told += [checksum(job["pairs"][["query", "positive"]]), checksum(held), repr(sorted(plain.items()))]
-    digest = hashlib.sha256(repr(told).encode() + pickle.dumps(job["evaluate"])).hexdigest()[:12]
+    options = job["options"]
+    plain = {key: told(value) for key, value in options.items() if key not in ("held_out", "see", "progress")}
+    said = [Path(job["base"]).name, repr(job["design"]), job["seed"], job["window"], job["lora"], sorted(plain.items())]
+    said += [checksum(job["pairs"].astype(str)), checksum(options.get("held_out")), identity.checksum(job["evaluate"])]
+    digest = hashlib.sha256(repr(said).encode()).hexdigest()[:12]
     return f"{''.join(c if c.isalnum() else '-' for c in name)}-seed{job['seed']}-{digest}.json"
