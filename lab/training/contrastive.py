@@ -44,7 +44,7 @@ class Tuned:
 
 
 def contrastive(
-    pairs: pd.DataFrame,
+    pairs: object,  # a DataFrame: what is none is refused in words
     model: "SentenceTransformer",
     *,
     loss: str | Callable[..., nn.Module] = "infonce",
@@ -56,7 +56,7 @@ def contrastive(
     seed: int = 0,
     folder: str | Path | None = None,
     every: int = 50,
-    held_out: pd.DataFrame | None = None,
+    held_out: object = None,
     patience: int | None = None,
     no_duplicates: bool = False,
     truncate: bool = False,
@@ -150,7 +150,7 @@ def _stepper(
 
 
 def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | None, see: Any, progress: bool) -> Tuned:
-    from lab.training.stepper import Look, checkpoints, put
+    from lab.training.stepper import Look, checkpoints, kept, put
 
     parameters = sum(value.numel() for value in stepper.loss.parameters() if value.requires_grad)
     there = checkpoints(stepper.keep) if stepper.keep else []
@@ -158,6 +158,8 @@ def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | N
         stepper._load_from_checkpoint(there[-1])
     elif stepper.eval_dataset is not None:
         stepper.rows = [{"step": 0, "held_out": stepper.evaluate()["eval_loss"]}]
+        if patience is not None:  # the best may be what was there before the first step
+            stepper.best = kept(stepper.loss)
     done = stepper.rows[-1]["step"] if stepper.rows else 0
     if not (stepper.rows and "ended" in stepper.rows[-1]):
         with tqdm(total=steps, initial=done, desc="train", disable=not progress, leave=False) as bar:
@@ -177,7 +179,7 @@ def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | N
 
 def _check_numbers(
     steps: int, batch: int, rate: float, warmup: float, every: int, patience: int | None,
-    held_out: pd.DataFrame | None, autocast: torch.dtype | None,
+    held_out: object, autocast: torch.dtype | None,
 ) -> None:  # fmt: skip
     if steps < 1 or every < 1 or not rate > 0 or not 0 <= warmup < 1:
         raise ValueError(
@@ -202,7 +204,9 @@ def told(value: Any) -> str:
     if isinstance(value, nn.Module):  # a guide or a selector: by what it computes with
         return f"{type(value).__qualname__} {_fingerprint(value)}"
     kind = value if hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__} {identity.checksum(value)[:16]}"
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    # what can be imported by its name is told by it; a lambda, a closure or an object by what it holds as well
+    return name if kind is value and "<" not in name else f"{name} {identity.checksum(value)[:16]}"
 
 
 def _fingerprint(model: Any) -> str:

@@ -9,7 +9,7 @@ SHOWN = 5  # rows that a message names
 
 
 def checked(
-    pairs: pd.DataFrame, model: Any, batch: int, *, truncate: bool, no_duplicates: bool, what: str = "pairs"
+    pairs: object, model: Any, batch: int, *, truncate: bool, no_duplicates: bool, what: str = "pairs"
 ) -> pd.DataFrame:
     """The columns query, positive and negatives, in this order and as strings.
 

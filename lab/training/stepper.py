@@ -141,7 +141,7 @@ class Stepper(SentenceTransformerTrainer):
             save_file(self.best, folder / f"best-{WEIGHTS}")
         (folder / ROWS).write_text(json.dumps(self.rows), encoding="utf-8")
 
-    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:  # noqa: ARG002
+    def _load_from_checkpoint(self, checkpoint_path: str | Path, model: Any = None) -> None:  # noqa: ARG002
         load(self.loss, Path(checkpoint_path) / WEIGHTS)
         self.rows = json.loads((Path(checkpoint_path) / ROWS).read_text(encoding="utf-8"))
         self.before = self.rows[-1]["seconds"], self.rows[-1]["cpu_seconds"]
@@ -181,7 +181,7 @@ class Look(TrainerCallback):
         row["held_out"] = metrics["eval_loss"]
         if self.patience is not None:
             if not earlier or row["held_out"] < min(earlier):
-                self.stepper.best = {k: v.detach().cpu().clone() for k, v in trained(self.stepper.loss).items()}
+                self.stepper.best = kept(self.stepper.loss)
             elif len(earlier) - int(np.argmin(earlier)) >= self.patience:
                 row["ended"], control.should_training_stop = "no better", True
         self._seen(state, control)
@@ -199,6 +199,11 @@ class Look(TrainerCallback):
 def trained(loss: nn.Module) -> dict[str, Tensor]:
     """Parameters that are trained, and buffers, of the loss and of the model inside it, each once."""
     return {k: v.detach() for k, v in loss.named_parameters() if v.requires_grad} | dict(loss.named_buffers())
+
+
+def kept(loss: nn.Module) -> dict[str, Tensor]:
+    """A copy of what is trained, to be put back later."""
+    return {name: value.cpu().clone() for name, value in trained(loss).items()}
 
 
 @torch.no_grad()
