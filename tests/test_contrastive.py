@@ -244,7 +244,7 @@ def test_a_finished_run_is_only_read(llama, tmp_path, monkeypatch):
     ("other", "said"),
     [
         ({"rate": 0.5}, r"'rate': '0.01 there, 0.5 asked'"),
-        ({"loss": "cached"}, "standard.cached asked"),
+        ({"loss": "cached"}, r"standard.cached.+ asked"),
         ({"loss": partial(LOSSES["infonce"], scale=5.0)}, r"scale=5.0"),
         ({"seed": 1}, "'seed'"),
     ],
@@ -285,7 +285,7 @@ def test_it_stops_when_held_out_pairs_get_no_better_and_puts_the_best_back(llama
     assert run.ended == "no better"
     assert run.steps < 40
     best = int(held[1:].argmin()) + 1
-    assert run.steps >= best + 2 or held[0] < held[1:].min()
+    assert run.steps >= best + 2 or held[0] <= held[1:].min()  # the first step is at rate 0
     look = contrastive(PAIRS, llama, steps=1, batch=4, rate=1e-12, held_out=PAIRS[:8], progress=False)
     assert look.curve.held_out.values[0] == pytest.approx(held.min(), rel=1e-4)
 
