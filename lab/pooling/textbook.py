@@ -238,6 +238,11 @@ def _multilayer_residual(pool: nn.Module, h: Tensor) -> Tensor:
     return (h[-1] if pool.baseline == "last" else h.mean(0)) + pool.out(_all_layers(pool.reader, x))
 
 
+def _history(pool: nn.Module, h: Tensor) -> Tensor:
+    keys = pool.key(h) + pool.layer_embedding.view(len(h), *[1] * (h.ndim - 2), -1)
+    return _mix(((pool.query(h[-1]) * keys).sum(-1) / keys.shape[-1] ** 0.5).softmax(0)[..., None], h)
+
+
 LAYERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "pick": lambda _, h: h[-1],
     "mean": lambda _, h: h.mean(0),
@@ -252,6 +257,7 @@ LAYERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "router": _router,
     "attentive_fusion": _attentive_fusion,
     "pair": _pair,
+    "history": _history,
     "multilayer": _multilayer,
     "multilayer_residual": _multilayer_residual,
 }

@@ -73,7 +73,7 @@ def compare(
     }
     numbers["holm"] = holm(numbers["p"], family)
     spanned = tuple(numbers["p"].dims if family is None else family)
-    return xr.merge([table, gap, xr.Dataset(numbers)], combine_attrs="drop").assign_attrs(
+    return xr.merge([table, gap, xr.Dataset(numbers)], combine_attrs="drop", compat="no_conflicts").assign_attrs(
         table.attrs, along=along, baseline=baseline, unit=unit, pairs=pairs.sizes[unit], test=test,
         method=tested.attrs["method"], family=" x ".join(map(str, spanned)),
         tests=int(numbers["p"].notnull().sum()),
