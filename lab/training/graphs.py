@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.data.graphs import Graphs, Neighbour
 from lab.pooling import PMA, HistoGraphPool, MeanPool
+from lab.training.descend import descend
 
 
 class GCN(nn.Module):
@@ -119,12 +119,11 @@ def graph_reader(
         gcn, read = GCN(task.kinds, dim, layers), READOUTS[readout](dim, layers + 1)
         made = GraphReader(gcn, read, nn.Linear(dim, task.classes))
         weights = [p for part in (made.gcn, made.readout, made.head) for p in part.parameters()]
-        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2)
-        for _ in tqdm(range(steps), desc=f"train {readout}", disable=not progress, leave=False):
+
+        def loss(_: int) -> Tensor:
             rows = torch.randint(graphs, (batch,))
             part = Graphs(drawn.nodes[rows], drawn.mask[rows], drawn.adjacency[rows], drawn.labels[rows])
-            loss = nn.functional.cross_entropy(made.logits(part), part.labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            return nn.functional.cross_entropy(made.logits(part), part.labels)
+
+        descend(loss, weights, steps, rate=rate, label=f"train {readout}", progress=progress)
     return made

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.pooling import FirstLastMean, LayerMax, LayerMean, LayerPick, SoftmaxMix
+from lab.training.descend import descend
 
 # what each reads of the layers 0 .. L - 1; "preceding" leaves the last one out
 LISTENERS = {
@@ -70,12 +70,11 @@ def layer_head(
             LISTENERS[listen](D, L), nn.LayerNorm(D, elementwise_affine=False), nn.Linear(D, int(labels.max()) + 1)
         )
     weights = [*made.pool.parameters(), *made.head.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=weight_decay)
     generator = np.random.default_rng(seed)
-    for _ in tqdm(range(steps), desc=f"train {listen}", disable=not progress, leave=False):
+
+    def loss(_: int) -> Tensor:
         rows = torch.from_numpy(generator.integers(N, size=batch))
-        loss = nn.functional.cross_entropy(made.logits(h[:, rows]), right[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        return nn.functional.cross_entropy(made.logits(h[:, rows]), right[rows])
+
+    descend(loss, weights, steps, rate=rate, weight_decay=weight_decay, label=f"train {listen}", progress=progress)
     return made

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab import models
 from lab.pooling import GeM, GroupGeM, MaxPool, MeanPool
+from lab.training.descend import descend
 
 # pools of the patch tokens by name; "cls" reads the first token, which is no patch
 PATCH_POOLS = {
@@ -72,16 +72,13 @@ def patch_classifier(
         made = PatchClassifier(drawn, None if pool == "cls" else PATCH_POOLS[pool](dim, heads), head, heads)
     parts = [part for part in (made.vit, made.pool, made.head) if part is not None]
     weights = [p for part in parts for p in part.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2)
-    falling = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps))
     generator = np.random.default_rng(seed)
-    made.vit.train()
-    for _ in tqdm(range(steps), desc=f"train {pool}", disable=not progress, leave=False):
+
+    def loss(_: int) -> Tensor:
         rows = torch.from_numpy(generator.integers(len(images), size=batch))
-        loss = nn.functional.cross_entropy(made.head(made.pooled(images[rows])), labels[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        falling.step()
+        return nn.functional.cross_entropy(made.head(made.pooled(images[rows])), labels[rows])
+
+    made.vit.train()
+    descend(loss, weights, steps, rate=rate, falling=True, label=f"train {pool}", progress=progress)
     made.vit.eval()
     return made

@@ -8,9 +8,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from lab.data.tasks import PlantedFeatures
+from lab.training.descend import descend
 
 HEADS = ("none", "linear", "mlp", "diagonal")
 
@@ -113,13 +113,11 @@ def projected(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Projected(task.dim, dim, hidden, head, decay)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
-    losses = np.empty(steps)
-    for step in tqdm(range(steps), desc=f"contrast, head {head}", disable=not progress, leave=False):
+
+    def loss(step: int) -> Tensor:
         views = task.draw(batch, seed=seed * 2_000_003 + step)
-        loss = info_nce(net(views.one)[1], net(views.two)[1], temperature)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        losses[step] = loss.item()
+        return info_nce(net(views.one)[1], net(views.two)[1], temperature)
+
+    label = f"contrast, head {head}"
+    losses = descend(loss, net.parameters(), steps, rate=rate, weight_decay=1e-3, label=label, progress=progress)
     return Headed(net, task, losses)

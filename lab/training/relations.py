@@ -8,11 +8,11 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.data.relations import Relations, Sentences
 from lab.pooling import SpanMaxPool
 from lab.pooling.spans import dependency_path
+from lab.training.descend import descend
 
 
 def _entities(s: Sentences) -> Tensor:
@@ -116,15 +116,14 @@ def relation_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = RelationReader(task.vocab, task.kinds, inputs[0][3].shape[-1], dim, layers)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
     generator = np.random.default_rng(seed)
-    for step in tqdm(range(steps), desc=f"train {pool}", disable=not progress, leave=False):
+
+    def loss(step: int) -> Tensor:
         of = step % len(counts)  # a batch has one number of distractors, so that its padding is short
         rows = torch.from_numpy(generator.integers(len(drawn[of].labels), size=batch))
-        loss = nn.functional.cross_entropy(net(*(part[rows] for part in inputs[of])), drawn[of].labels[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        return nn.functional.cross_entropy(net(*(part[rows] for part in inputs[of])), drawn[of].labels[rows])
+
+    descend(loss, net.parameters(), steps, rate=rate, label=f"train {pool}", progress=progress)
     return Reader(net.eval(), task, pool)
 
 

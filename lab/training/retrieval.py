@@ -8,10 +8,10 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.attention import NORMALIZERS
 from lab.data.tasks import MaxRetrieval
+from lab.training.descend import descend
 
 
 class SetReader(nn.Module):
@@ -87,12 +87,12 @@ def max_retrieval(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SetReader(1 + task.classes, task.classes)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
     sizes = np.random.default_rng(seed).integers(1, items + 1, size=steps)
-    for step in tqdm(range(steps), desc=f"train {normalizer}", disable=not progress, leave=False):
+
+    def loss(step: int) -> Tensor:
         features, right = task.draw(batch, int(sizes[step]), seed=seed * 2_000_003 + step)
-        loss = nn.functional.cross_entropy(net(features, normalizer)[0], right)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        return nn.functional.cross_entropy(net(features, normalizer)[0], right)
+
+    label = f"train {normalizer}"
+    descend(loss, net.parameters(), steps, rate=rate, weight_decay=1e-3, label=label, progress=progress)
     return Retriever(net, task, normalizer)

@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.pooling import SPLADEPool
+from lab.training.descend import descend
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # snake_case and CamelCase come apart
 START = 0
@@ -175,9 +175,9 @@ def sparse_retriever(
         net = SparseEncoder(len(words), dim, 1 + max(lengths), pool)
     made = Sparse(net, words, lengths, expand_queries)
     asked, given = words.read(queries, lengths[0]), words.read(documents, lengths[1])
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
     generator = np.random.default_rng(seed)
-    for step in tqdm(range(steps), desc=f"train splade {pool}", disable=not progress, leave=False):
+
+    def objective(step: int) -> Tensor:
         rows = torch.from_numpy(generator.choice(n, batch, replace=False))
         q = made._weights(*(part[rows] for part in asked), query=True)
         d = made._weights(*(part[rows] for part in given), query=False)
@@ -186,10 +186,9 @@ def sparse_retriever(
         if teacher is not None:
             loss = loss + margin_mse(scores, teacher[rows][:, rows].to(scores.dtype))
         ramp = min(1.0, 3 * (step + 1) / steps) ** 2
-        loss = loss + penalty * ramp * (flops(d) + (flops(q) if expand_queries else 0))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        return loss + penalty * ramp * (flops(d) + (flops(q) if expand_queries else 0))
+
+    descend(objective, net.parameters(), steps, rate=rate, label=f"train splade {pool}", progress=progress)
     net.eval()
     return made
 
