@@ -46,7 +46,7 @@ def test_a_changed_weight_file_is_refused(monkeypatch, tmp_path):
 
 def test_without_the_package_the_hub_id_is_asked_for(monkeypatch):
     monkeypatch.setattr(load_module, "bundled", lambda: None)
-    assert load_module._resolve("minilm") == ("sentence-transformers/all-MiniLM-L6-v2", None)
+    assert load_module.resolve("minilm") == ("sentence-transformers/all-MiniLM-L6-v2", None)
 
 
 def test_a_local_folder_loads(folder):

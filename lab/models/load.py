@@ -42,7 +42,7 @@ def load(
 
     Raises ValueError for an unknown name, a folder without config or safetensors, and a checksum that differs.
     """
-    where, source = _resolve(name)
+    where, source = resolve(name)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -82,7 +82,7 @@ def bundled() -> Path | None:
     )
 
 
-def _resolve(name: str) -> tuple[str, str | None]:
+def resolve(name: str) -> tuple[str, str | None]:
     """What transformers is to open, and the source to state; None for a hub id, whose commit is known later."""
     if name == "minilm":
         folder = bundled()

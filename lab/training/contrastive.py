@@ -1,6 +1,5 @@
 """Training an embedding model on pairs: resumable, watched, stopped when it breaks; on sentence-transformers."""
 
-import hashlib
 import json
 import os
 import random
@@ -210,12 +209,7 @@ def told(value: Any) -> str:
 
 
 def _fingerprint(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        value = value.detach().contiguous().cpu()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return identity.checksum(dict(sorted(model.state_dict().items())))[:16]
 
 
 def _claim(folder: Path, said: dict[str, Any]) -> None:

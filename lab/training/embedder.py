@@ -10,7 +10,7 @@ from torch import nn
 
 from lab.models import Loaded, describe
 from lab.models.bidirectional import for_good
-from lab.models.load import MINILM_HUB_ID, bundled
+from lab.models.load import resolve
 from lab.pooling import POOLS
 from lab.pooling.layers import LayerPick
 from lab.training.designs import DESIGNS, OF_LAYERS, OF_TOKENS, Design
@@ -97,7 +97,7 @@ def _transformer(base: Any, window: int | None) -> Any:
             base.tokenizer.save_pretrained(folder)
             transformer = Transformer(folder, max_seq_length=base.window)
     elif isinstance(base, str | Path):
-        place = str(bundled() or MINILM_HUB_ID) if base == "minilm" else str(base)
+        place = resolve(base)[0] if base == "minilm" else str(base)
         transformer = Transformer(place, model_kwargs={"use_safetensors": True})
     else:
         raise TypeError(f"base must be a folder, a hub id or of lab.models; got {type(base).__name__}")

@@ -41,10 +41,10 @@ def gist(model: Any, *, guide: Any = "minilm", temperature: float = 0.05, **opti
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss
 
-    from lab.models.load import MINILM_HUB_ID, bundled
+    from lab.models.load import resolve
 
     if guide == "minilm":
-        guide = str(bundled() or MINILM_HUB_ID)
+        guide, _ = resolve(guide)
     if isinstance(guide, str):
         guide = SentenceTransformer(guide, device=str(model.device))
     guide.requires_grad_(False)
