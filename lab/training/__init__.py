@@ -11,6 +11,7 @@ base            a tiny decoder, trained as a language model and saved as transfo
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
+frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python
 layer_weights   what a trained one reads of each layer
@@ -27,6 +28,7 @@ from lab.training.diffusion import SCHEDULES, Noising, noising
 from lab.training.embedder import embedder
 from lab.training.export import export
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
+from lab.training.freezing import Frozen, frozen
 from lab.training.graphs import READOUTS, graph_reader
 from lab.training.hourglass import HourglassShape, agreement, hourglass
 from lab.training.language_model import Run, language_model
@@ -46,9 +48,9 @@ from lab.training.vitals import vitals
 
 __all__ = [
     "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "SCHEDULES", "STUDY", "Classified",
-    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed",
+    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed", "HourglassShape", "Mixed",
     "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base", "classify", "contrastive", "corpus",
-    "denoiser", "embedder", "expected_lengths", "export", "free_features", "graph_reader", "hourglass",
+    "denoiser", "embedder", "expected_lengths", "export", "free_features", "frozen", "graph_reader", "hourglass",
     "language_model", "layer_head", "layer_weights", "max_retrieval", "mixed", "noising", "patch_classifier",
     "projected", "relation_reader", "several", "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip
