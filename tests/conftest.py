@@ -5,6 +5,7 @@ import ipaddress
 import os
 import random
 import socket
+import sys
 
 # read once, when the libraries are imported, and inherited by the kernels that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -87,3 +88,16 @@ def minilm():
     import lab
 
     return lab.models.load("minilm")
+
+
+@pytest.fixture
+def plain_torch(monkeypatch):
+    """Pools by plain torch, where the kernels are not what is tested: interpreted, each call would take seconds.
+
+    pytestmark = pytest.mark.usefixtures("plain_torch")
+    """
+    import triton
+    import triton.experimental.gluon
+
+    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)

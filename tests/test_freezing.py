@@ -1,12 +1,8 @@
 """lab.training.frozen: what is held, what learns, and that all is as it was afterwards."""
 
-import sys
-
 import pandas as pd
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 from families import random_model
 
 import lab
@@ -69,9 +65,7 @@ def test_a_block_that_runs_several_times_is_not_taken_for_the_embeddings():
 
 
 @pytest.fixture
-def llama(monkeypatch):
-    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+def llama(plain_torch):
     return lambda: embedder(
         lab.models.tiny("llama", layers=3, dim=16, heads=2, window=16), "mean, causal", device="cpu"
     )
