@@ -50,17 +50,19 @@ def svcca_score(a: Tensor, b: Tensor) -> float:
 
 
 def pwcca_prepare(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _basis(x)[0], x
+    """The basis, and x seen in it: both are the same for every other side."""
+    basis = _basis(x)[0]
+    return basis, basis.T @ x
 
 
 def pwcca_score(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    (u, x), (v, _) = a, b
+    (u, seen), (v, _) = a, b
     if not u.shape[1] or not v.shape[1]:
         return float("nan")
     _refuse_full(u, v)
     product = u.T @ v
     square, left = torch.linalg.eigh(product @ product.T)  # directions of x that y lacks come with correlation 0
-    weight = ((u @ left).T @ x).abs().sum(1)[-v.shape[1] :]  # as many as the smaller side has, the largest last
+    weight = (left.T @ seen).abs().sum(1)[-v.shape[1] :]  # as many as the smaller side has, the largest last
     rho = square.clamp(0, 1).sqrt()[-v.shape[1] :]
     return float((weight * rho).sum() / weight.sum())
 
