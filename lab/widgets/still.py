@@ -21,7 +21,7 @@ WHOLE = 5000  # examples up to which the points lie where the widget itself has 
 
 
 def still(widget: Explorer) -> go.Figure:
-    """Every layer and pool by PCA; points drawn evenly, at most six columns to colour by, blank where none is finite."""
+    """Every layer and pool by PCA; points drawn evenly, up to six columns to colour by, blank where none is finite."""
     layers, pools, n = widget.layers, widget.pools, widget.n
     size = min(n, POINTS, max(100, PLACES // (len(layers) * len(pools))))
     some = np.linspace(0, n - 1, size).round().astype(int)
