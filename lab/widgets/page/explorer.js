@@ -1,5 +1,6 @@
 // The explorer's page: controls, the points and their pointer, and what is said about the chosen ones.
-const MORPH = 550; // ms
+const MORPH = 550; // ms, and at least so many frames:
+const STEPS = 8;
 const PREFETCH = 24e6; // bytes of maps asked for before they are needed
 
 function render({ model, el: root }) {
@@ -94,8 +95,9 @@ function render({ model, el: root }) {
     scatter.t = 0;
     const began = performance.now();
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || before === shown;
-    pace.moving = (now) => {
-      const share = still ? 1 : Math.min(1, Math.max(0, now - began) / MORPH);
+    let share = 0;
+    pace.moving = (now) => { // where frames are slow it takes longer, and does not jump
+      share = still ? 1 : Math.min(1, share + 1 / STEPS, Math.max(0, now - began) / MORPH);
       scatter.t = share * share * (3 - 2 * share);
       if (share === 1) { pace.moving = null; root.dataset.shown = JSON.stringify(key()); prefetch(); }
     };
