@@ -34,8 +34,8 @@ def data(figure: Mapping, anchor: str) -> Markup:
 
 def _told(figure: dict) -> dict:
     """The figure with long texts of its points cut: nothing is placed by them."""
-    traces = [*figure.get("data", ()), *(trace for frame in figure.get("frames", ()) for trace in frame.get("data", ()))]
-    for trace in traces:  # of a copy, which rounding made
+    frames = [figure, *figure.get("frames", ())]
+    for trace in (trace for frame in frames for trace in frame.get("data", ())):  # of a copy, which rounding made
         for name in ("text", "hovertext"):
             if isinstance(words := trace.get(name), list):
                 trace[name] = [length.cut(word, length.WORDS) if isinstance(word, str) else word for word in words]
