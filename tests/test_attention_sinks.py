@@ -166,7 +166,7 @@ def test_a_threshold_is_strict():
 @pytest.mark.parametrize(
     ("kw", "says"),
     [
-        ({"backend": "fast"}, "no backend 'fast'.*'auto', 'flash', 'chunked'"),
+        ({"backend": "fast"}, "no backend 'fast'.*'auto', 'flash', 'tiles', 'chunked'"),
         ({"thresholds": ()}, "thresholds in"),
         ({"thresholds": (1.5,)}, "thresholds in .*1.5"),
         ({"first": 0}, "first >= 1; got .* 0"),
@@ -228,7 +228,7 @@ def growth(*arguments):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="PEAK MEMORY WAS NOT MEASURED: no Linux")
-@pytest.mark.parametrize("backend", ["flash", "chunked"])
+@pytest.mark.parametrize("backend", ["flash", "tiles", "chunked"])
 def test_memory_is_linear_in_the_length(backend):
     """Of 2,048 and 4,096 tokens, where the weights of one layer alone would be 64 and 256 MiB."""
     short, long = growth(2048, backend), growth(4096, backend)

@@ -52,11 +52,12 @@ def received(
         _add(*got, q, k, room, causal, spread)
         for all_of_them, part in zip((columns, entropy, effective), got, strict=True):
             all_of_them[some] = part.view_as(all_of_them[some])
-    place = torch.arange(Tk, device=lse.device, dtype=lse.dtype)
+    place = torch.arange(Tk, device=lse.device, dtype=torch.float64)
     asks = place[Tk - Tq :].sum() if tokens is None else (place * tokens)[:, None, Tk - Tq :].sum(-1)
+    distance = (asks - (place * columns).sum(-1)).to(lse.dtype)
     if not spread:
         entropy, effective = entropy.fill_(torch.nan), effective.fill_(torch.nan)
-    return Received(columns, entropy.clamp(min=0), effective, asks - (place * columns).sum(-1))
+    return Received(columns, entropy.clamp(min=0), effective, distance)
 
 
 def _shares(B: int, H: int, heads: int) -> Iterator[tuple[slice, slice]]:

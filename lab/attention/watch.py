@@ -55,7 +55,7 @@ class Sinks:
         if weigh is None and isinstance(call.inside, Using):
             weigh = Rows(call.inside.answer(call).weights)  # what the model computes with, learned weights and all
         backend = choose(call, weigh) if self.backend == "auto" else self.backend
-        overheard = flash.Overheard() if backend == "flash" else None
+        overheard = flash.Overheard() if backend in {"flash", "tiles"} else None
         with overheard or nullcontext():
             out = call.own()
         heard = [] if overheard is None else overheard.found
@@ -101,8 +101,10 @@ def watch(
     [sequence]; backend [layer].
 
     backend:
-        "auto"      "flash" for full and causal masks, padded at the ends or not, and "chunked" for all else: windows,
-                    a user's mask, softcap, position bias, sink logit, another normalizer, several queries on a cache
+        "auto"      "tiles", on a GPU "flash", for full and causal masks, padded at the ends or not, and "chunked" for
+                    all else: windows, a user's mask, softcap, position bias, sink logit, another normalizer, several
+                    queries on a cache
+        "tiles"     one product of queries and keys, a tile at a time, in float32 (lab.attention.tiles)
         "flash"     stock flash kernels (lab.attention.flash); in half precision entropy and distance are exact to
                     some 1e-2 nats and 1e-3 of T
         "chunked"   complete rows of a few queries at a time, in float32
