@@ -11,10 +11,12 @@ the plain pass is added:
     x module       the same with the attention modules, projections and rotation included
 
 Peak memory is that of the process, taken anew for each variant. A variant whose pass takes more than --patience
-seconds is timed once. The table is written after each length, to benchmarks/results/ under the device's name; what
-cannot run says why. Of the 1.5 x that watching may cost: what the columns of A need beyond the model's own pass is one
-more product of queries and keys, of the two that attention takes (D of its 2 D multiplications a score), and one more
-exponential a score; entropy and effective keys read each score twice more.
+seconds is timed once, and after --budget seconds no third or later round begins. The table is written after each
+length, to benchmarks/results/ under the device's name; what cannot run says why.
+
+Of the 1.5 x that watching may cost: what the columns of A need beyond the model's own pass is one more product of
+queries and keys, of the two that attention takes (D of its 2 D multiplications a score), and one more exponential a
+score; entropy and effective keys read each score twice more.
 """
 
 import argparse
@@ -124,7 +126,7 @@ def peak_of(run: Callable[[], float]) -> tuple[float, float]:
     return run(), number("/proc/self/status", "VmHWM") / 1024
 
 
-def serve(variants: list[str], length: int, rounds: int, patience: float) -> None:
+def serve(variants: list[str], length: int, rounds: int, patience: float, budget: float) -> None:
     """Print, of each variant, its seconds in each round and its peak in MiB, or why it cannot run."""
     torch.manual_seed(0)
     model = lab.models.tiny("llama", layers=2, dim=512, heads=8, window=max(length, 512))
@@ -143,8 +145,10 @@ def serve(variants: list[str], length: int, rounds: int, patience: float) -> Non
             continue
         runs[variant] = run
         found[variant] = {"seconds": [seconds] if seconds > patience else [], "peak": peak}
-    bases = []
-    for _ in tqdm(range(rounds), desc=f"{length} tokens", unit="round"):
+    bases, began = [], clock()
+    for done in tqdm(range(rounds), desc=f"{length} tokens", unit="round"):
+        if done >= 2 and clock() - began > budget:
+            break
         bases.append(inside(model, ids))
         for variant, run in runs.items():
             if not found[variant]["seconds"] or found[variant]["seconds"][0] <= patience:
@@ -152,10 +156,10 @@ def serve(variants: list[str], length: int, rounds: int, patience: float) -> Non
     print(json.dumps({"found": found, "bases": bases}))
 
 
-def measure(names: list[str], length: int, rounds: int, patience: float) -> str:
+def measure(names: list[str], length: int, rounds: int, limits: list[str]) -> str:
     """The table of one length."""
     command = [sys.executable, __file__, "--serve", *names, "--lengths", str(length), "--rounds", str(rounds)]
-    done = subprocess.run([*command, "--patience", str(patience)], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([*command, *limits], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the variants did not run at {length} tokens: exit code {done.returncode}")
     told = json.loads(done.stdout.splitlines()[-1])
@@ -177,7 +181,7 @@ def measure(names: list[str], length: int, rounds: int, patience: float) -> str:
         )
     call, module = (statistics.median(base) for base in zip(*bases, strict=True))
     words = f"SDPA calls {call:.3f} s, attention modules {module:.3f} s of the plain pass."
-    return f"## {length:,} tokens, {rounds} rounds\n\n{words}\n\n" + "\n".join(rows) + "\n"
+    return f"## {length:,} tokens, {len(bases)} rounds\n\n{words}\n\n" + "\n".join(rows) + "\n"
 
 
 def beside(pairs: list[tuple[float, float, tuple[float, float]]], which: int) -> float:
@@ -189,20 +193,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=8, help="seconds of a pass that is taken more than once")
+    parser.add_argument("--patience", type=float, default=5, help="seconds of a pass that is taken more than once")
+    parser.add_argument("--budget", type=float, default=50, help="seconds of a length after which rounds end early")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the table is stored")
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(given.serve, given.lengths[0], given.rounds, given.patience)
+        return serve(given.serve, given.lengths[0], given.rounds, given.patience, given.budget)
     names = [PLAIN, *(name for name in given.only if name != PLAIN)]
     used = {name: versions()[name] for name in ("python", "torch", "transformers")}
     words = ", ".join(f"{name} {version}" for name, version in used.items())
     page = f"# Watching attention on {device()}\n\n{words}. Llama, 2 layers, 8 heads of 64, float32, one text.\n"
     page += f"Load average at the start, of all that ran on the machine: {os.getloadavg()[0]:.1f}.\n"
+    limits = ["--patience", str(given.patience), "--budget", str(given.budget)]
     for length in given.lengths:
-        page += f"\n{measure(names, length, given.rounds, given.patience)}"
+        page += f"\n{measure(names, length, given.rounds, limits)}"
         where = write("attention", "md", page, given.folder)
     print(where.read_text(encoding="utf-8"))
     return None

@@ -173,7 +173,7 @@ def _log_sum_exp(call: Call, tokens: Tensor, heard: Tensor | None) -> Tensor:
 
 
 def _parts(call: Call, tokens: Tensor) -> Iterator[tuple[slice, slice, slice, slice, Tensor, Tensor]]:
-    """Runs of real tokens, some heads at a time: where they stand, their queries, and a key of its own for each head."""
+    """Runs of real tokens, some heads at a time: where they stand, their queries, and keys for each head."""
     H, Tq, Tk, shared = call.query.shape[1], call.query.shape[2], call.key.shape[2], _group(call)
     for rows, keys in [(slice(None), slice(0, Tk))] if call.visible.padding is None else _runs(tokens):
         queries = slice(max(0, keys.start - (Tk - Tq)), max(0, keys.stop - (Tk - Tq)))
