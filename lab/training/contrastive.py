@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
+from lab.data.undisturbed import undisturbed
 from lab.models import identity
 from lab.training.losses import named
 from lab.training.pairs import checked, checksum
@@ -225,15 +224,3 @@ def _claim(folder: Path, said: dict[str, Any]) -> None:
     part.write_text(json.dumps(now, indent=1), encoding="utf-8")
     os.replace(part, path)
     shutil.rmtree(folder / "part", ignore_errors=True)  # what a kill left of a checkpoint
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """The random states of the caller, which the trainer seeds anew, as they were."""
-    own, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the global one that is kept
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(own)
-            np.random.set_state(theirs)  # noqa: NPY002

@@ -7,6 +7,7 @@ which answer, so that the right vector is known for every query.
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -47,13 +48,13 @@ class Instruction:
 
 
 INSTRUCTIONS = {
-    "name it": Instruction(WORDS, ("image>word", "word>image"), ("image>image",)),
-    "nine minus it": Instruction(WORDS[::-1], ("image>word", "word>image"), ("image>image", "word>word")),
-    "its neighbour": Instruction(
+    "name": Instruction(WORDS, ("image>word", "word>image"), ("image>image",)),
+    "mirror": Instruction(WORDS[::-1], ("image>word", "word>image"), ("image>image", "word>word")),
+    "swap": Instruction(
         tuple(WORDS[d ^ 1] for d in range(10)), ("image>word", "word>word"), ("image>image", "word>image")
     ),
-    "odd or even": Instruction(("even", "odd") * 5, ("image>word",), ("word>word",)),
-    "small or large": Instruction(("small",) * 5 + ("large",) * 5, ("word>word",), ("image>word",)),
+    "parity": Instruction(("even", "odd") * 5, ("image>word",), ("word>word",)),
+    "size": Instruction(("small",) * 5 + ("large",) * 5, ("word>word",), ("image>word",)),
     "is it": Instruction(("yes",) + ("no",) * 9, ("both>word",)),
 }
 
@@ -103,7 +104,7 @@ class DualEncoder(nn.Module):
     """A tower for the picture and one for the text, both as deep as the decoder's; what both say is added.
 
     So score(query, t) = f(picture) . t + g(instruction) . t: what a picture says of t is the same under each
-    instruction. Of two instructions that exchange two digits, say "name it" and "nine minus it", it can be right on at
+    instruction. Of two instructions that exchange two digits, say "name" and "mirror", it can be right on at
     most three of four questions: f(a).a + f(b).b would have to be above f(a).b + f(b).a for one, below for the other.
     """
 
@@ -236,12 +237,13 @@ def instructed(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DESIGNS[design](dim, layers, heads)
-    loss, generator = Cached(model, Distinct(model, scale), mini_batch=mini_batch), np.random.default_rng(seed)
+    whole, generator = Distinct(model, scale), np.random.default_rng(seed)
+    loss = whole if mini_batch >= batch else Cached(model, whole, mini_batch=mini_batch)
 
     def step(_: int) -> Tensor:
         queries, sought, keys = [], [], []
         shares = np.bincount(generator.integers(len(drawn), size=batch), minlength=len(drawn))
-        for (name, form), count in zip(drawn, shares, strict=True):
+        for (name, form), count in ((task, k) for task, k in zip(drawn, shares, strict=True) if k):
             query, answer = _asked(name, instructions[name], form, images, labels, int(count), generator)
             queries.append(query)
             sought.append(_answering(form, answer, images, labels, generator))
@@ -289,16 +291,20 @@ def _features(instruction: str, pictures: Tensor | None, words: list[str] | None
     """Patches and letters as the towers read them: the picture, the instruction, the word, the end."""
     n = len(pictures) if pictures is not None else len(words or [])
     texts = [" ".join(part for part in (instruction, word) if part) for word in (words or [""] * n)]
-    rows = [[LETTERS.index(letter) + 1 for letter in text] + [END] for text in texts]
-    ids = torch.zeros(n, max(map(len, rows), default=1), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
+    rows = [_spelled(text) for text in texts]
+    longest = max(map(len, rows), default=1)
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows]).view(n, longest)
     if pictures is None:
         patches = torch.zeros(n, 64 // PATCH**2, PATCH**2)
     else:
-        patches = pictures.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).reshape(n, -1, PATCH**2)
+        patches = pictures.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).reshape(n, 64 // PATCH**2, PATCH**2)
     pictured = torch.full((n,), pictures is not None, dtype=torch.long)
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": patches, "pictured": pictured}
+
+
+@cache
+def _spelled(text: str) -> list[int]:
+    return [LETTERS.index(letter) + 1 for letter in text] + [END]
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
