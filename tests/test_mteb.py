@@ -95,6 +95,8 @@ def test_every_layer_and_pool_has_the_score_of_its_vectors_and_each_text_is_aske
     assert sorted(asked) == sorted([*TEXTS, *TEXTS[:6], *TEXTS[8:]])  # once for each of the two tasks
 
 
+# it calls its own function by an old name
+@pytest.mark.filterwarnings("ignore:The fill_missing parameter is deprecated:DeprecationWarning")
 def test_a_captured_model_and_the_same_model_in_sentence_transformers_agree(tasks):
     loaded = lab.models.load("minilm")
     both = lab.probes.mteb(partial(lab.capture.states, loaded, pools=("mean",), progress=False), tasks, progress=False)
