@@ -46,15 +46,15 @@ LAUNCHED = """
 import json, os, sys
 sys.path.insert(0, {tests!r})
 from test_contrastive_launched import ASKED, PAIRS, contrastive, model
-from lab.training.stepper import Stepper
+from lab.training import stepper
 
-rank, folder, honest = os.environ["RANK"], sys.argv[1], Stepper._save
+rank, folder, honest = os.environ["RANK"], sys.argv[1], stepper.save_file
 
-def told(self, *given, **options):
-    print("process", rank, "saves", self.state.global_step, flush=True)
-    return honest(self, *given, **options)
+def told(tensors, path):
+    print("process", rank, "writes", path.parent.name, flush=True)
+    return honest(tensors, path)
 
-Stepper._save = told
+stepper.save_file = told
 run = contrastive(PAIRS, model(), batch=5, held_out=PAIRS[:12], folder=folder + "/run", **ASKED)
 from safetensors.torch import save_file
 save_file({{k: v.contiguous().clone() for k, v in run.model.state_dict().items()}}, folder + "/" + rank)
@@ -103,12 +103,18 @@ def test_both_processes_end_with_the_weights_and_the_curve_of_one_training(launc
 
 def test_checkpoints_are_written_once_and_by_one(launched):
     folder, said = launched
-    assert sorted(line for line in said.splitlines() if "saves" in line) == [f"process 0 saves {k}" for k in (2, 4, 6)]
+    written = [line for line in said.splitlines() if "writes" in line]
+    assert written == [f"process 0 writes checkpoint-{step}" for step in (2, 4, 6)]
     assert [path.name for path in checkpoints(folder / "run")] == ["checkpoint-6"]
 
 
 def test_each_process_needs_held_out_pairs_of_its_own(launched):
-    assert (
-        launched[1].count("refuses: each of 2 processes looks at held-out pairs of its own, 2 or more; got 3 in all")
-        == 2
-    )
+    said = "refuses: each of 2 processes looks at held-out pairs of its own, 2 or more; got 3 in all"
+    assert launched[1].count(said) == 2
+
+
+def test_a_model_in_memory_is_refused_where_it_could_not_be_copied(launched):
+    """transformers write in the first process alone, once the processes have met."""
+    said = [line for line in launched[1].splitlines() if "cannot copy" in line]
+    assert len(said) == 1
+    assert said[0].startswith("process 1 cannot copy: tiny-llama is copied through the disk")
