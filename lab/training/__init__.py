@@ -12,6 +12,7 @@ embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
 trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python
+instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
 layer_weights   what a trained one reads of each layer
 """
 
@@ -30,6 +31,7 @@ from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
+from lab.training.modalities import INSTRUCTIONS, Instructed, Instruction, instructed
 from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
@@ -41,10 +43,10 @@ from lab.training.trials import trials
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "STUDY", "Classified", "ClassifierRecipe",
-    "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Mixed", "Recipe", "Run", "Tuned", "Words",
-    "agreement", "base", "classify", "contrastive", "corpus", "embedder", "expected_lengths", "export",
-    "free_features", "graph_reader", "hourglass", "language_model", "layer_head", "layer_weights", "max_retrieval",
-    "mixed", "patch_classifier", "projected", "relation_reader", "several", "sparse_retriever", "together",
-    "trials", "vitals",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "READOUTS", "STUDY", "Classified",
+    "ClassifierRecipe", "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Instructed", "Instruction",
+    "Mixed", "Recipe", "Run", "Tuned", "Words", "agreement", "base", "classify", "contrastive", "corpus", "embedder",
+    "expected_lengths", "export", "free_features", "graph_reader", "hourglass", "instructed", "language_model",
+    "layer_head", "layer_weights", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
+    "several", "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip
