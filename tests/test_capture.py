@@ -154,8 +154,8 @@ def test_a_module_of_ones_own_is_a_pool_and_its_mode_and_the_models_are_restored
     assert lab.capture.states(model, TEXTS, pools=wide).sizes["dim"] == 32
     for pools, says in {
         "vectors of one width, .* got {'mean': 16, 'wide': 32}": {"mean": POOLS["mean"]()} | wide,
-        r"pool 'none' turns \[2, 2, 16\] into \[2, 2, 16\]": {"none": lambda x, _: x},
-        r"pool 'all' turns \[2, 2, 16\] into \[1, 16\], expected \[2, width\]": {"all": lambda x, _: x[:1, 0]},
+        r"pool 'none' turns \[2, 4, 16\] into \[2, 4, 16\]": {"none": lambda x, _: x},
+        r"pool 'all' turns \[2, 4, 16\] into \[1, 16\], expected \[2, width\]": {"all": lambda x, _: x[:1, 0]},
         "pool 'one' cannot be called as pool": {"one": lambda x: x},
     }.items():
         with pytest.raises(ValueError, match=pools):
