@@ -115,6 +115,7 @@ def test_layers_and_pools_are_selected_in_the_order_asked_for():
     xr.testing.assert_allclose(some.h, whole.h.sel(layer=[2, 0], pool=["max", "first"]))
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_every_registered_pool_is_taken_on_the_way():
     """As by itself from the raw states; but for the one that needs attention, which a pass does not hand out."""
     model = lab.models.tiny("llama", layers=2, dim=16, heads=2)

@@ -21,7 +21,7 @@ import lab
 from lab.training import LOSSES, contrastive, embedder
 from lab.training.stepper import Draws, Stepper, checkpoints
 
-pytestmark = pytest.mark.usefixtures("plain_torch")  # the kernels have tests of their own
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 ROOT = Path(__file__).parents[1]
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau phi"

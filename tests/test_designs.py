@@ -18,7 +18,7 @@ from lab.training import DESIGNS, Design, base, embedder
 from lab.training import designs as room
 from lab.training import embedder as embedder_function
 
-pytestmark = pytest.mark.usefixtures("plain_torch")  # the kernels have tests of their own
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 TEXTS = ["the mean of all tokens", "last", "a singular value decomposition of a matrix", "the last of them is here"]
 CORPUS = [f"def area{i}(radius):\n    return {i} * radius ** 2" for i in range(60)]

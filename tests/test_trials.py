@@ -15,7 +15,7 @@ import lab
 from lab.stats import Contrast, contrasts
 from lab.training import DESIGNS, embedder, layer_weights, trials
 
-pytestmark = pytest.mark.usefixtures("plain_torch")  # the kernels have tests of their own
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa"
 PAIRS = pd.DataFrame(

@@ -14,6 +14,7 @@ contrastive     trains it on pairs, by a loss of LOSSES
 frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python
+instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
 layer_weights   what a trained one reads of each layer
 """
 
@@ -35,6 +36,7 @@ from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
+from lab.training.modalities import INSTRUCTIONS, Instructed, Instruction, instructed
 from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
@@ -47,10 +49,11 @@ from lab.training.unet import UNet
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "LOSSES", "READOUTS", "SCHEDULES", "STUDY", "Classified",
-    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed", "HourglassShape", "Mixed",
-    "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base", "classify", "contrastive", "corpus",
-    "denoiser", "embedder", "expected_lengths", "export", "free_features", "frozen", "graph_reader", "hourglass",
-    "language_model", "layer_head", "layer_weights", "max_retrieval", "mixed", "noising", "patch_classifier",
-    "projected", "relation_reader", "several", "sparse_retriever", "together", "trials", "vitals",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "READOUTS", "SCHEDULES", "STUDY", "Classified",
+    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed", "HourglassShape",
+    "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base",
+    "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export", "free_features",
+    "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head", "layer_weights",
+    "max_retrieval", "mixed", "noising", "patch_classifier", "projected", "relation_reader", "several",
+    "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip
