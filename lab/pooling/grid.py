@@ -14,7 +14,7 @@ class GridMean(nn.Module):
     real place is zero.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: object) -> None:
         super().__init__()
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size is the number of cells along a side, 1 or more; got {size!r}")

@@ -57,7 +57,7 @@ class _AtStep(nn.Module):
 
 
 def denoiser(
-    images: Float[Tensor, "N C H W"],
+    images: Tensor,
     *,
     noise_steps: int = 100,
     schedule: str = "cosine",
@@ -71,8 +71,8 @@ def denoiser(
 ) -> Denoiser:
     """Train a U-Net to say what noise is in an image, at every noise step: AdamW, the rate by one cycle.
 
-    images: in [0, 1], of even height and width. Steps t are drawn evenly from 1 .. noise_steps, and the loss is
-    `Noising.loss`. No label is used. The seed draws the weights, the batches, the steps and the noise.
+    images: [N, C, H, W] in [0, 1], of even height and width. Steps t are drawn evenly from 1 .. noise_steps, and the
+    loss is `Noising.loss`. No label is used. The seed draws the weights, the batches, the steps and the noise.
     Features of such a net: Mukhopadhyay et al., "Diffusion Models Beat GANs on Image Classification", 2023 (from the
     abstract). https://arxiv.org/abs/2307.08702
 
