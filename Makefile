@@ -39,7 +39,7 @@ docs: report ## the reports and the reference of the package in one folder, repo
 	.venv/bin/lab docs
 
 test: lint ## lint, every test, every notebook at preset=smoke
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff on code and notebooks
 	.venv/bin/ruff check .

@@ -28,6 +28,10 @@ def test_layer_curves_draw_the_estimates_inside_their_bands():
         np.testing.assert_allclose(band.y[3:], table.low.sel(pool=pool)[::-1])
     assert figure.layout.xaxis.title.text == "layer (0 = embeddings)"
     assert figure.layout.yaxis.title.text == "MRR"
+    long = plots.layer_curves(table, title="t", unit="a unit that has more to say than the axis is long, in words")
+    lines = long.layout.yaxis.title.text.split("<br>")
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 40
     (reference,) = [trace for trace in figure.data if trace.name == "chance"]
     assert (list(reference.x), list(reference.y), reference.line.dash) == ([0, 2], [0.25, 0.25], "dash")
 

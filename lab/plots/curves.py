@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 import xarray as xr
 
-from lab.plots.style import COLOURS, SYMBOLS, quiet
+from lab.plots.style import COLOURS, SYMBOLS, quiet, upright
 
 DASHES = ("dash", "dot", "dashdot", "longdash")
 
@@ -88,7 +88,7 @@ def curves(
         )
     spaced = {"type": "log", "dtick": "D2", "tickformat": "~g"}  # 1, 2, 5, 10, each as a number
     figure.update_xaxes(title=across or along, **spaced if "x" in log else {})
-    figure.update_yaxes(title=unit, **spaced if "y" in log else {})
+    figure.update_yaxes(**upright(unit), **spaced if "y" in log else {})
     return quiet(figure, title=title)
 
 

@@ -1,5 +1,7 @@
 """What all figures share: colours that colour-blind readers can tell apart, a quiet background, fonts of the page."""
 
+import textwrap
+
 import plotly.graph_objects as go
 
 # Okabe & Ito's palette without black, then darker and lighter relatives for more than seven
@@ -27,3 +29,8 @@ def quiet(figure: go.Figure, *, title: str, height: int = 420) -> go.Figure:
     )
     figure.update_xaxes(gridcolor=_GRID, zeroline=False)
     return figure.update_yaxes(gridcolor=_GRID, zeroline=False)
+
+
+def upright(text: str) -> dict:
+    """A vertical axis and its title in lines that a figure of usual height has room for, and the room beside it."""
+    return {"title": "<br>".join(textwrap.wrap(text, 40)), "automargin": True}
