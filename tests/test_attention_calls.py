@@ -200,3 +200,20 @@ def test_rows_are_the_whole_mask_in_parts():
     assert torch.equal(visible.real(parts.device), seen[-1].visible.padding)
     scores = torch.cat([seen[-1].scores(i, i + 5) for i in range(0, 12, 5)], dim=2)
     torch.testing.assert_close(scores, seen[-1].scores())
+
+
+def test_more_tokens_than_a_table_of_positions_are_refused_and_rotations_take_them():
+    ids = torch.randint(5, 90, (1, 9))
+    with lab.attention.watch(lab.models.tiny("llama", layers=1, dim=16, window=8)) as sinks, torch.no_grad():
+        sinks.model.model(input_ids=ids)
+    assert sinks.result().length.item() == 9
+    model = lab.models.tiny("gpt2", layers=1, dim=16, window=8)
+    for given in ((ids,), ()):
+        with (
+            lab.attention.watch(model),
+            torch.no_grad(),
+            pytest.raises(ValueError, match=r"table of 8 positions; got 9 tokens.*max_length=8"),
+        ):
+            model.model(*given, **({} if given else {"input_ids": ids}))
+    with attending(model, lambda call: call.own()), torch.no_grad():
+        assert model.model(ids[:, :8]).last_hidden_state.shape == (1, 8, 16)

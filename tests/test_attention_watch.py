@@ -36,8 +36,8 @@ def compare(result, A, real, *, rtol=1e-4, atol=2e-5, leave=()):
 
 
 FLASH = {"gpt2", "llama", "bert", "gptneox", "opt", "qwen3", "modernbert"}  # full or causal, and a softmax alone
-BACKENDS = [(name, backend) for name in TEXTS for backend in ("auto", "chunked", "eager")]
-BACKENDS += [(name, "flash") for name in TEXTS if name in FLASH]
+BACKENDS = [(name, backend) for name in TEXTS for backend in ("chunked", "eager")]
+BACKENDS += [(name, backend) for name in TEXTS for backend in (("flash", "tiles") if name in FLASH else ("auto",))]
 
 
 @pytest.mark.parametrize("side", ["none", "right", "left"])
@@ -76,14 +76,16 @@ def test_the_fused_kernel_is_a_backend(name, side):
     assert set(result.backend.values) == {"fused"}
 
 
+@pytest.mark.parametrize(("threads", "fast"), [(1, "tiles"), (2, "flash")])
 @pytest.mark.parametrize("name", TEXTS)
-def test_auto_takes_tiles_where_it_may(name):
+def test_auto_takes_a_fast_one_where_it_may(name, threads, fast, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     model = drawn(name)
     result = watched(model, inputs(model, "left")[0])
     if name in FLASH:
-        assert set(result.backend.values) == {"tiles"}
+        assert set(result.backend.values) == {fast}
     elif name == "modernbert_window":
-        assert result.backend.values.tolist() == ["tiles", "chunked", "chunked"]
+        assert result.backend.values.tolist() == [fast, "chunked", "chunked"]
     else:
         assert set(result.backend.values) == {"chunked"}
 

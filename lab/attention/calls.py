@@ -63,7 +63,8 @@ def attending(model: Any, attend: Callable[[Call], Tensor]) -> Iterator[Loaded]:
     All is restored when the block is left, however it is left.
 
     Raises TypeError for what lab.models did not load, ValueError for a model without attention and for one that goes
-    on with its own (in transformers 5: bloom, falcon, deberta ...), with the blocks that did not ask.
+    on with its own (in transformers 5: bloom, falcon, deberta ...), with the blocks that did not ask; and, from the
+    model's pass, for more tokens than a table of positions has.
     """
     if not isinstance(model, Loaded):
         raise TypeError(f"expected a model from lab.models.load, tiny or wrap; got {type(model).__name__}")
@@ -87,6 +88,7 @@ class _Switch:
             int, tuple[Tensor, Visible]
         ] = {}  # id of a mask that was made before the pass: it, and what of
         self.running = self.trying = False
+        self.table = any(_has_places(name, part) for name, part in model.model.named_modules())
 
     def enter(self, hold: ExitStack) -> None:
         from transformers.masking_utils import AttentionMaskInterface
@@ -103,7 +105,7 @@ class _Switch:
         for config, was in self.before.values():
             hold.callback(setattr, config, "_attn_implementation_internal", was)
             config._attn_implementation_internal = name
-        hold.callback(self.model.model.register_forward_pre_hook(self.begins).remove)
+        hold.callback(self.model.model.register_forward_pre_hook(self.begins, with_kwargs=True).remove)
         hold.callback(self.model.model.register_forward_hook(self.ends, always_call=True).remove)
         for module in self.model.model.modules():
             if _attends(module):
@@ -133,7 +135,13 @@ class _Switch:
                 "attention cannot be exchanged or watched; llama, gpt2, bert, vit and most families of transformers can"
             )
 
-    def begins(self, *_: Any) -> None:
+    def begins(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids, known = kwargs.get(self.model.reads, args[0] if args else None), self.model.window
+        if self.table and known is not None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > known:
+            raise ValueError(
+                f"{self.model.name} has a table of {known} positions; got {ids.shape[1]} tokens in a row: cut them, "
+                f"max_length={known}, or take a model that rotates its queries and keys"
+            )
         self.turns.clear()
         self.running = True
 
@@ -217,6 +225,11 @@ class _Switch:
 def _config(module: nn.Module) -> Any | None:
     config = getattr(module, "config", None)
     return config if hasattr(config, "_attn_implementation_internal") else None
+
+
+def _has_places(name: str, module: nn.Module) -> bool:
+    """Whether a part of a model is a table of positions; gpt2's is called wpe."""
+    return isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
 
 
 def _attends(module: nn.Module) -> bool:

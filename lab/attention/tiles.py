@@ -1,4 +1,4 @@
-"""Attention statistics tile by tile on a CPU: one product of queries and keys, read while it is in the cache.
+"""Attention statistics tile by tile on a CPU core: one product of queries and keys, read while it is in the cache.
 
 With the log-sum-exp lse_i of each row known, which the model's own flash kernel leaves, the logarithm of a weight is
 log A_ik = scale q_i . k_k - lse_i: one more coordinate, q' = [scale q, -lse] and k' = [k, 1]. So one product and one

@@ -102,9 +102,9 @@ def watch(
     [sequence]; backend [layer].
 
     backend:
-        "auto"      "tiles", on a GPU "flash", for full and causal masks, padded at the ends or not, and "chunked" for
-                    all else: windows, a user's mask, softcap, position bias, sink logit, another normalizer, several
-                    queries on a cache
+        "auto"      "flash", on one thread of a CPU "tiles", for full and causal masks, padded at the ends or not, and
+                    "chunked" for all else: windows, a user's mask, softcap, position bias, sink logit, another
+                    normalizer, several queries on a cache
         "tiles"     one product of queries and keys, a tile at a time, in float32 (lab.attention.tiles)
         "flash"     stock flash kernels (lab.attention.flash); in half precision entropy and distance are exact to
                     some 1e-2 nats and 1e-3 of T
