@@ -112,6 +112,7 @@ function render({ model, el: root }) {
     overlay();
     root.dataset.frames = JSON.stringify(pace.times);
     root.dataset.stride = pace.asked ? Math.round(pace.stride) : 1;
+    root.dataset.rests = pace.asked === 0;
   });
   function mark() {
     const marks = new Uint8Array(n);
