@@ -12,6 +12,7 @@ late_retrieval, maxsim              the same where a text is many vectors: each 
 recover                          how much of one space a linear map gets back from another
 words_linear, words_retrieval    what the bare words give away
 evaluate                         data sets of four kinds, every example scored, for any encoder or for states
+mteb                             MTEB's own tasks by its own rules, for any encoder or for all layers and pools
 """
 
 from lab.probes.control import control_labels, first_words, selectivity
@@ -22,6 +23,7 @@ from lab.probes.fits import PENALTIES
 from lab.probes.late import late_retrieval, maxsim
 from lab.probes.linear import linear
 from lab.probes.measures import MEASURES
+from lab.probes.mteb import mteb
 from lab.probes.neighbours import centroid, neighbours
 from lab.probes.recover import recover
 from lab.probes.regression import multilabel, regression
@@ -47,6 +49,7 @@ __all__ = [
     "linear",
     "maxsim",
     "mlp",
+    "mteb",
     "multilabel",
     "neighbours",
     "ranks",

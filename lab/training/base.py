@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from lab.data import cache
-from lab.training.contrastive import undisturbed
+from lab.data.undisturbed import undisturbed
 
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[EOS]"
 

@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
+from lab.data.undisturbed import undisturbed
 from lab.models import identity
 from lab.training.losses import named
 from lab.training.pairs import checked, checksum
@@ -80,7 +79,10 @@ def contrastive(
         one after which to stop, with the best weights put back.
     no_duplicates: keep equal texts out of the same batch. truncate: cut texts at the model's window.
     autocast: torch.bfloat16 or torch.float16, for the forward pass. see: called as see(step, row) at every look; a true
-        answer ends the run there. On several GPUs run the script under `accelerate launch`.
+        answer ends the run there, and is to be the same in all processes.
+    On several GPUs, or in several processes on a CPU, run the script under `accelerate launch` or torchrun: each
+        process draws `batch` pairs of its own, whose negatives are its own too, the gradients are averaged, every
+        process ends with the same weights and curve, and the first one writes the checkpoints.
 
     curve[step]: loss (mean of the steps since the look before), grad_norm (of the look's step, before clipping), rate,
     held_out (not a number where not asked for).
@@ -105,6 +107,8 @@ def contrastive(
         "weight_decay": weight_decay, "every": every, "patience": patience, "no_duplicates": no_duplicates,
         "autocast": str(autocast), "pairs": checksum(table), "held_out": checksum(rest),
     }  # fmt: skip
+    if held := sum(p.numel() for p in model.parameters() if not p.requires_grad):
+        said["not trained"] = held  # lab.training.frozen, adapters
     keep = None if folder is None else Path(folder)
     if keep is not None:
         _claim(keep, said | {"model": _fingerprint(model)})
@@ -125,13 +129,21 @@ def _stepper(
     batch, steps, seed = said["batch"], said["steps"], said["seed"]
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(keep or aside), max_steps=steps, per_device_train_batch_size=batch,
-        per_device_eval_batch_size=batch if rest is None else min(batch, len(rest)), learning_rate=said["rate"],
+        learning_rate=said["rate"],
         warmup_steps=round(warmup * steps), weight_decay=said["weight_decay"], lr_scheduler_type="linear", seed=seed,
         logging_strategy="no", eval_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
         logging_nan_inf_filter=False, dataloader_drop_last=True, bf16=autocast == torch.bfloat16,
         fp16=autocast == torch.float16, use_cpu=model.device.type == "cpu", ddp_find_unused_parameters=True,
         dataloader_pin_memory=model.device.type == "cuda",
     )  # fmt: skip
+    if rest is not None:
+        share = len(rest) // arguments.world_size
+        if share < 2:
+            raise ValueError(
+                f"each of {arguments.world_size} processes looks at held-out pairs of its own, 2 or more; got "
+                f"{len(rest)} in all"
+            )
+        arguments.per_device_eval_batch_size = min(batch, share)
     if arguments.n_gpu > 1:  # replicas of one process would not see the hooks that pool layers; processes do
         arguments._n_gpu = 1
     data, held = (None if one is None else Dataset.from_pandas(one, preserve_index=False) for one in (table, rest))
@@ -149,16 +161,14 @@ def _stepper(
 
 
 def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | None, see: Any, progress: bool) -> Tuned:
-    from lab.training.stepper import Look, checkpoints, kept, put
+    from lab.training.stepper import Look, checkpoints, put
 
     parameters = sum(value.numel() for value in stepper.loss.parameters() if value.requires_grad)
     there = checkpoints(stepper.keep) if stepper.keep else []
     if there:
         stepper._load_from_checkpoint(there[-1])
-    elif stepper.eval_dataset is not None:
-        stepper.rows = [{"step": 0, "held_out": stepper.evaluate()["eval_loss"]}]
-        if patience is not None:  # the best may be what was there before the first step
-            stepper.best = kept(stepper.loss)
+    # the look before the first step is the trainer's: one before train() would leave the processes of a launcher apart
+    stepper.args.eval_on_start = stepper.eval_dataset is not None and not there
     done = stepper.rows[-1]["step"] if stepper.rows else 0
     if not (stepper.rows and "ended" in stepper.rows[-1]):
         with tqdm(total=steps, initial=done, desc="train", disable=not progress, leave=False) as bar:
@@ -225,15 +235,3 @@ def _claim(folder: Path, said: dict[str, Any]) -> None:
     part.write_text(json.dumps(now, indent=1), encoding="utf-8")
     os.replace(part, path)
     shutil.rmtree(folder / "part", ignore_errors=True)  # what a kill left of a checkpoint
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """The random states of the caller, which the trainer seeds anew, as they were."""
-    own, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the global one that is kept
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(own)
-            np.random.set_state(theirs)  # noqa: NPY002

@@ -92,6 +92,11 @@ def _transformer(base: Any, window: int | None) -> Any:
     if isinstance(base, Loaded):
         if base.tokenizer is None or not hasattr(base.model, "save_pretrained"):
             raise ValueError(f"{base.name} is no transformers model with a tokenizer; embeddings here are of texts")
+        if torch.distributed.is_initialized() and torch.distributed.get_rank():
+            raise ValueError(
+                f"{base.name} is copied through the disk, where transformers let the first process write alone; in a "
+                "launched one make the embedder before anything is trained, or give a folder as the base"
+            )
         with tempfile.TemporaryDirectory() as folder:
             base.model.save_pretrained(folder)
             base.tokenizer.save_pretrained(folder)

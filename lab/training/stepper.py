@@ -134,6 +134,8 @@ class Stepper(SentenceTransformerTrainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        if not self.args.should_save:  # one process writes
+            return
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.cpu().contiguous().clone() for k, v in trained(self.loss).items()}, folder / WEIGHTS)
@@ -174,7 +176,10 @@ class Look(TrainerCallback):
             self._seen(state, control)
 
     def on_evaluate(self, _args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        if not self.stepper.rows or self.stepper.rows[-1]["step"] != state.global_step:
+        if state.global_step == 0:
+            self.stepper.rows = [{"step": 0, "held_out": metrics["eval_loss"]}]
+            if self.patience is not None:  # the best may be what was there before the first step
+                self.stepper.best = kept(self.stepper.loss)
             return
         row = self.stepper.rows[-1]
         earlier = [one["held_out"] for one in self.stepper.rows[:-1] if "held_out" in one]
