@@ -105,7 +105,7 @@ def live(url):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
         page.on("console", lambda told: told.type == "error" and errors.append(f"{told.text} at {told.location}"))
-        page.goto(url)
+        page.goto(f"{url}&reset")  # not with what an earlier test left open
         page.locator(".jp-Notebook .jp-CodeCell").nth(2).wait_for()
         page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         page.locator(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
@@ -238,7 +238,7 @@ def test_a_report_has_a_figure_in_the_place_of_each_widget(window, tmp_path):
     assert len(told) == 6  # the first stands on top once more
     for words, label in zip(("300 examples", "Heads", "Layer by layer", "hears", "Training"), told[1:], strict=True):
         assert words in label
-    keys = page.locator(".js-plotly-plot").last.locator(".legendtext").all_inner_texts()
+    keys = page.locator(".js-plotly-plot").last.locator(".legendtext").all_text_contents()
     assert keys[:2] == ["training", "held out"]
     assert window.requests == [(tmp_path / "reports" / "walk.html").as_uri()]
     assert window.errors == []
