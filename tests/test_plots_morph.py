@@ -56,6 +56,12 @@ def test_panels_have_a_line_for_each_value_of_the_other_axis():
     figure = curve_panels({"a": table, EVIL: table[:, 0]}, title="t", along="step")
     assert [trace.x.tolist() for trace in figure.data] == [[0], [0, 10], [0]]
     assert figure.data[1].y.tolist() == [2, 3]
+    assert [(trace.name, trace.legend, trace.showlegend) for trace in figure.data] == [
+        ("layer 0", "legend", True), ("layer 1", "legend", True), ("", "legend2", False)
+    ]  # fmt: skip
+    deep = xr.DataArray(np.ones((2, 6)), dims=("step", "layer"), coords={"step": [0, 1], "layer": range(6)})
+    many = curve_panels({"a": deep}, title="t", along="step")
+    assert [trace.name for trace in many.data if trace.showlegend] == ["layer 0", "layer 5"]
     assert "<script" not in figure.to_json()
     with pytest.raises(ValueError, match="the axis 'depth'"):
         curve_panels({"a": table}, title="", along="depth")
@@ -72,6 +78,7 @@ def test_layer_panels_show_what_they_are_given():
     assert [trace.type for trace in figure.data] == ["scatter", "scatter", "heatmap", "scatter", "scatter"]
     to_b = figure.layout.updatemenus[1].buttons[1]
     assert (to_b.label, to_b.args[1]) == ("b", (3, 4))
+    assert {axis.dtick for axis in (figure.layout.xaxis, figure.layout.xaxis2, figure.layout.yaxis2)} == {1}
     assert to_b.args[0]["y"][1] == [10, 30, 50]
     assert figure.layout.updatemenus[0].buttons[1].args[0]["z"][0] == np.round(alike.sel(pool="max").values, 4).tolist()
     assert len(layer_panels(None, None, space, title="t", unit="").data) == 2

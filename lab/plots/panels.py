@@ -13,7 +13,8 @@ from lab.plots.style import COLOURS, quiet
 
 
 def curve_panels(parts: Mapping[str, xr.DataArray], *, title: str, along: str, columns: int = 2) -> go.Figure:
-    """A panel for each part, over one axis that all share; a line for each value of the other axis a part has.
+    """A panel for each part, over one axis that all share; a line for each value of the other axis a part has, named in
+    the panel: of more than four the first and the last.
 
     parts: {heading: [along] or [along, any other]}. NaN is left out. ValueError for a part without the axis `along`, or
     with more than one beside it.
@@ -22,11 +23,16 @@ def curve_panels(parts: Mapping[str, xr.DataArray], *, title: str, along: str, c
         raise ValueError(f"each part has the axis {along!r} and at most one beside it; got {wrong}")
     rows = -(-len(parts) // columns)
     figure = make_subplots(rows, columns, subplot_titles=[html.escape(name) for name in parts], vertical_spacing=0.16)
+    keys = {}
     for i, part in enumerate(parts.values()):
+        row, column, key = i // columns + 1, i % columns + 1, f"legend{i + 1 if i else ''}"
         for line in _lines(part, along):
-            figure.add_scatter(**line, row=i // columns + 1, col=i % columns + 1)
+            figure.add_scatter(**line, legend=key, row=row, col=column)
+        panel = figure.get_subplot(row, column)
+        place = {"x": panel.xaxis.domain[1], "xanchor": "right", "y": panel.yaxis.domain[1], "yanchor": "top"}
+        keys[key] = place | {"font": {"size": 11}, "bgcolor": "rgba(128,128,128,0.08)"}
     figure.update_xaxes(title=along)
-    return quiet(figure, title=title, height=150 + 270 * rows)
+    return quiet(figure, title=title, height=150 + 270 * rows).update_layout(keys)
 
 
 def _lines(part: xr.DataArray, along: str) -> list[dict[str, Any]]:
@@ -35,10 +41,12 @@ def _lines(part: xr.DataArray, along: str) -> list[dict[str, Any]]:
     found = []
     for i, name in enumerate(names):
         one = (part if other is None else part.sel({other: name})).dropna(along)
-        label = html.escape(str(part.name or "") if name is None else f"{other} {name}")
+        told = (part.name or "") if name is None else name if isinstance(name, str) else f"{other} {name}"
+        label = html.escape(str(told))
         found.append(
             {
-                "x": one[along].values, "y": one.values, "name": label, "mode": "lines+markers", "showlegend": False,
+                "x": one[along].values, "y": one.values, "name": label, "mode": "lines+markers",
+                "showlegend": len(names) > 1 and (len(names) <= 4 or i in (0, len(names) - 1)),
                 "line": {"color": COLOURS[i % len(COLOURS)], "width": 2}, "marker": {"size": 4},
                 "hovertemplate": f"{label}, {html.escape(along)} %{{x}}: %{{y:.3g}}<extra></extra>",
             }
@@ -80,7 +88,7 @@ def _add_curves(figure: go.Figure, table: xr.DataArray, column: int, *, legend: 
             line={"color": COLOURS[i % len(COLOURS)]}, hovertemplate=f"{label}: %{{y:.3g}}<extra></extra>",
             row=1, col=column,
         )  # fmt: skip
-    figure.update_xaxes(title="layer", row=1, col=column)
+    figure.update_xaxes(title="layer", dtick=max(1, round(table.sizes["layer"] / 8)), row=1, col=column)
     return list(range(first, len(figure.data)))
 
 
@@ -93,7 +101,9 @@ def _add_similarity(figure: go.Figure, similarity: xr.DataArray, column: int, of
         z=maps[0], x=layers, y=layers, colorscale="Cividis", showscale=False, row=1, col=column,
         hovertemplate=f"{name} of layers %{{y}} and %{{x}}: %{{z:.3f}}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title="layer", row=1, col=column)
+    every = max(1, round(len(layers) / 8))  # a layer between two layers there is not
+    figure.update_xaxes(title="layer", dtick=every, row=1, col=column)
+    figure.update_yaxes(title="layer", dtick=every, row=1, col=column)
     at = len(figure.data) - 1
     pools = similarity["pool"].values.tolist()
     buttons = [

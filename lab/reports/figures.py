@@ -32,14 +32,20 @@ def data(figure: Mapping, anchor: str) -> Markup:
     return Markup('<script type="application/json" id="{}">{}</script>').format(anchor, Markup(text))  # noqa: S704
 
 
-def _told(figure: dict) -> dict:
-    """The figure with long texts of its points cut: nothing is placed by them."""
-    frames = [figure, *figure.get("frames", ())]
-    for trace in (trace for frame in frames for trace in frame.get("data", ())):  # of a copy, which rounding made
-        for name in ("text", "hovertext"):
-            if isinstance(words := trace.get(name), list):
-                trace[name] = [length.cut(word, length.WORDS) if isinstance(word, str) else word for word in words]
-    return figure
+def _told(part: object) -> object:
+    """A figure with its long words cut: nothing is placed by those of points, titles and captions."""
+    if isinstance(part, list) and part and isinstance(part[0], Mapping):
+        return [_told(one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    words = ("text", "hovertext", "caption")
+    return {name: _short(value) if name in words else _told(value) for name, value in part.items()}
+
+
+def _short(words: object) -> object:
+    if isinstance(words, list):
+        return [_short(word) for word in words]
+    return length.cut(words, length.WORDS) if isinstance(words, str) else _told(words)
 
 
 def label(figure: Mapping) -> str:

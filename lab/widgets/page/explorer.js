@@ -111,7 +111,8 @@ function render({ model, el: root }) {
   const pace = new Pace(scatter, () => {
     overlay();
     root.dataset.frames = JSON.stringify(pace.times);
-    root.dataset.stride = pace.asked ? Math.round(pace.stride) : 1;
+    if (pace.asked) root.dataset.stride = Math.round(pace.stride);
+    root.dataset.rests = pace.asked === 0;
   });
   function mark() {
     const marks = new Uint8Array(n);
