@@ -47,7 +47,7 @@ lint: $(READY) ## ruff on code and notebooks
 
 lab: $(READY) ## open JupyterLab at its start page
 	.venv/bin/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb \
-		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
 
 bench: $(READY) ## run the benchmarks; the tables land in benchmarks/results
 	for file in benchmarks/*.py; do .venv/bin/python $$file || exit 1; done

@@ -6,7 +6,8 @@ Variants take turns in one process, round by round and every second round backwa
 machine strikes all of them and none always comes after another; short ones have more rounds. Ratios are medians over
 rounds of (variant / plain) within the round, with the quartiles. While times are taken, freed memory stays with the
 process: otherwise a pass takes a fifth longer or not by how another variant's memory lay (up to 360,000 page faults
-a pass, in the plain one as in others). Peak memory is that of a process for each variant, where it goes back as usual.
+a pass, in the plain one as in others). Processor seconds stand beside the clock's, since what other work does to the
+machine moves them less. Peak memory is the median of three processes for each variant, where it goes back as usual.
 `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and stored in
 benchmarks/results/ under the device's name; what is not installed says so.
 """
@@ -50,6 +51,7 @@ SIZES = {
     "12x768-512": (12, 768, 512, 2),
 }
 FEWEST, MOST = 5, 60  # rounds
+PROCESSES = 3  # of each variant for its peak memory
 Seen = dict[str, list[dict[str, Any]]]
 
 
@@ -87,7 +89,7 @@ def serve(name: str, n: int, keeping: bool) -> None:
     # a first result imports dask, pyarrow and scipy through xarray, 25 MB once: no variant is charged with them
     lab.capture.states(model, texts[:1], pools=POOLS, progress=False)
     for line in sys.stdin:
-        variant, began = line.strip(), time.perf_counter()
+        variant, began, worked = line.strip(), time.perf_counter(), time.process_time()
         try:
             if variant == OURS:
                 lab.capture.states(model, texts, pools=POOLS, batch_tokens=budget, progress=False)
@@ -100,10 +102,10 @@ def serve(name: str, n: int, keeping: bool) -> None:
             continue
         if model.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        seconds, processor = time.perf_counter() - began, time.process_time() - worked
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         gpu = torch.cuda.max_memory_allocated() / 2**20 if model.device.type == "cuda" else 0.0
-        print(json.dumps({"seconds": seconds, "megabytes": gpu or peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "processor": processor, "megabytes": gpu or peak}), flush=True)
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def measure(name: str, n: int, seconds: float) -> tuple[Seen, dict[str, str]]:
     """What each variant took in each round, of as many as fit the seconds, and why others could not be measured.
 
     Seconds side by side in one process: two of the same code differ by a quarter in how their memory lies. Peak
-    memory in a process for each.
+    memory in fresh processes for each.
     """
     why: dict[str, str] = {}
     with asking(name, n, keeping=True) as ask:
@@ -139,24 +141,34 @@ def measure(name: str, n: int, seconds: float) -> tuple[Seen, dict[str, str]]:
             for variant in reversed(there) if number % 2 else there:
                 seen[variant].append(ask(variant))
     for variant in there:
-        with asking(name, n, keeping=False) as ask:
-            seen[variant][-1]["megabytes"] = ask(variant)["megabytes"]
+        peaks = []
+        for _ in range(PROCESSES):
+            with asking(name, n, keeping=False) as ask:
+                peaks.append(ask(variant)["megabytes"])
+        seen[variant][-1]["megabytes"] = statistics.median(peaks)
     return seen, why
 
 
 def table(seen: Seen, why: dict[str, str], n: int) -> str:
     base = seen[PLAIN]
-    rows = ["| variant | texts/s | time, x plain | (middle half) | peak MB | x plain |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| variant | texts/s | time, x plain | (middle half) | CPU time, x plain | (middle half) | peak MB | x plain |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, runs in seen.items():
-        ratios = [run["seconds"] / own["seconds"] for run, own in zip(runs, base, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rate = n / statistics.median(run["seconds"] for run in runs)
         peak = runs[-1]["megabytes"]
         rows.append(
-            f"| {name} | {rate:.1f} | {middle:.3f} | {low:.3f} to {high:.3f} "
+            f"| {name} | {rate:.1f} | {_ratio(runs, base, 'seconds')} | {_ratio(runs, base, 'processor')} "
             f"| {peak:.0f} | {peak / base[-1]['megabytes']:.3f} |"
         )
-    return "\n".join([*rows, *(f"| {name} | not measured: {reason} | | | | |" for name, reason in why.items())])
+    return "\n".join([*rows, *(f"| {name} | not measured: {reason} | | | | | | |" for name, reason in why.items())])
+
+
+def _ratio(runs: list[dict[str, Any]], base: list[dict[str, Any]], what: str) -> str:
+    ratios = [run[what] / own[what] for run, own in zip(runs, base, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.3f} | {low:.3f} to {high:.3f}"
 
 
 def store(n: int) -> None:

@@ -1,6 +1,7 @@
 """Five decisions for every test: no network, Triton's interpreter where there is no GPU, seeds, NaN in
 uninitialised memory, and drawn inputs that are the same in each run."""
 
+import importlib
 import ipaddress
 import os
 import random
@@ -87,3 +88,33 @@ def minilm():
     import lab
 
     return lab.models.load("minilm")
+
+
+@pytest.fixture
+def plain_torch(monkeypatch):
+    """The kernels have tests of their own; interpreted, a training step or a long row would take seconds."""
+    import triton
+    import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
+
+    importlib.import_module("lab.kernels.segment_pool")
+    monkeypatch.setattr("lab.kernels.segment_pool.INTERPRETED", False)
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, headless, with WebGL drawn by the processor; see window.py."""
+    from window import launched
+
+    with launched() as opened:
+        yield opened
+
+
+@pytest.fixture
+def window(browser):
+    """A page of its own without network, which writes down what it asks for and what goes wrong."""
+    from window import Window
+
+    opened = Window(browser)
+    yield opened
+    opened.context.close()

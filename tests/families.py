@@ -3,6 +3,9 @@
 import torch
 import transformers as tf
 
+from lab.models.loaded import describe
+from lab.models.wrap import half
+
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -71,6 +74,18 @@ SEQ2SEQ = {
     ),
 }  # fmt: skip
 
+WINDOWED = {  # attention that the families above do not have: a window, and tokens that are no patches
+    "mistral": lambda: tf.MistralConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=99, sliding_window=4,
+    ),
+    "registers": lambda: tf.Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=2, num_channels=1,
+    ),
+}  # fmt: skip
+# those whose attention does not ask transformers' interface, or who have none
+REFUSED = {"deberta", "mpnet", "bloom", "falcon", "mamba", "rwkv", "resnet", "convnext"}
+
 
 def random_model(name):
     """Weights large enough that no layer is nearly the identity, so that a wrong one is seen."""
@@ -81,6 +96,17 @@ def random_model(name):
             if weight.ndim > 1:
                 weight.mul_(3)
     return model
+
+
+def family(name):
+    """Such a model as the lab sees it: of t5 its encoder, of WINDOWED with the weights its family starts with."""
+    if name == "t5":
+        module, blocks, example = half(random_model(name), "encoder")
+        return describe(name, "random", module, None, None, blocks=blocks, example=example)
+    if name in WINDOWED:
+        torch.manual_seed(0)
+        return describe(name, "random", tf.AutoModel.from_config(WINDOWED[name]()).eval(), None, None)
+    return describe(name, "random", random_model(name), None, None)
 
 
 def reads_letters(texts, **_):

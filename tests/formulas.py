@@ -115,6 +115,7 @@ FORMULAS = {
     "entmax15": lambda x, _: threshold(x, D("1.5")),
     "entmax": lambda x, _: threshold(x, D("1.5")),
     "lssa": lssa,
+    "lssa_unnormalized": lambda x, _: [softplus(D(len(x)).ln() * v) for v in x],
     "lssar": lssar,
     "linear": lambda x, _: share([max(v, D(0)) for v in x]),
     "recurrent": lambda x, _: share([series(v) for v in x]),

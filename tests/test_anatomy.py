@@ -2,20 +2,14 @@
 
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 from torch import nn
 
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, anatomy, calls, gallery
 from lab.pooling.limits import Limit, limits
 
+pytestmark = pytest.mark.usefixtures("plain_torch")
+
 D = 8
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each of these would take seconds."""
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 @pytest.fixture

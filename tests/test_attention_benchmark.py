@@ -16,12 +16,12 @@ def run(*arguments):
 
 
 def test_a_row_for_each_variant_that_was_asked_for(tmp_path):
-    done = run("--only", "lab.attention.watch, flash", "--folder", str(tmp_path))
+    done = run("--only", "lab.attention.watch, tiles", "--folder", str(tmp_path))
     assert done.returncode == 0, done.stderr
     (stored,) = tmp_path.glob("attention-*.md")
     rows = [line.split("|") for line in stored.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    assert [row[1].strip() for row in rows[1:]] == ["plain SDPA", "lab.attention.watch, flash"]
-    assert all(float(row[6]) > 0 for row in rows[1:])
+    assert [row[1].strip() for row in rows[1:]] == ["plain SDPA", "lab.attention.watch, tiles"]
+    assert all(float(row[7]) > 0 for row in rows[1:])
     assert "## 24 tokens, 1 rounds" in done.stdout
 
 

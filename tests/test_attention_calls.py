@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-import transformers as tf
-from families import FAMILIES, SEQ2SEQ, random_model
+from families import FAMILIES, REFUSED, SEQ2SEQ, WINDOWED, family, random_model
 
 import lab
 from lab.attention.calls import Call, attending
@@ -11,24 +10,7 @@ from lab.models.hooks import state_of
 from lab.models.loaded import describe
 from lab.models.wrap import half
 
-REFUSED = {"deberta", "mpnet", "bloom", "falcon", "mamba", "rwkv", "resnet", "convnext"}
 ASKING = sorted(set(FAMILIES) - REFUSED)
-WINDOWED = {
-    "mistral": lambda: tf.MistralConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=99, sliding_window=4,
-    ),
-    "registers": lambda: tf.Dinov2WithRegistersConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=2, num_channels=1,
-    ),
-}  # fmt: skip
-
-
-def family(name):
-    if name in WINDOWED:
-        torch.manual_seed(0)
-        return describe(name, "random", tf.AutoModel.from_config(WINDOWED[name]()).eval(), None, None)
-    return describe(name, "random", random_model(name), None, None)
 
 
 def textbook(call: Call):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,19 @@ def test_a_head_made_to_have_a_sink(backend, alpha):
     keys = 1 + (1 / (alpha**2 + (1 - alpha) ** 2 / i)).sum()
     back = (alpha * i + (1 - alpha) * (i - 1) / 2).sum()
     np.testing.assert_allclose(seen.totals[0, 0, :4], [T, entropy, keys, back], rtol=1e-4)
+
+
+@every_backend
+def test_columns_alone(backend):
+    """Without their spread: entropy and effective keys are not there, all else is as with it."""
+    call = call_of(torch.randn(2, 4, 9, 4), torch.randn(2, 2, 9, 4), padding=torch.ones(2, 9).bool().tril(6))
+    whole, alone = measure(call, backend), measure(call, backend, spread=False)
+    assert torch.equal(whole.columns, alone.columns)
+    assert alone.totals[..., 1:3].isnan().all()
+    torch.testing.assert_close(alone.totals[..., 0], whole.totals[..., 0])
+    if backend != "fused":
+        assert whole.totals.isfinite().all()
+        assert torch.equal(alone.totals[..., 3:], whole.totals[..., 3:])
 
 
 @every_backend
@@ -166,7 +180,7 @@ def test_a_threshold_is_strict():
 @pytest.mark.parametrize(
     ("kw", "says"),
     [
-        ({"backend": "fast"}, "no backend 'fast'.*'auto', 'flash', 'chunked'"),
+        ({"backend": "fast"}, "no backend 'fast'.*'auto', 'flash', 'tiles', 'chunked'"),
         ({"thresholds": ()}, "thresholds in"),
         ({"thresholds": (1.5,)}, "thresholds in .*1.5"),
         ({"first": 0}, "first >= 1; got .* 0"),
@@ -217,6 +231,7 @@ print((kilobytes("VmHWM") - before) / 1024)
 """
 
 
+@cache
 def growth(*arguments):
     """MiB that one pass adds to the peak of its process."""
     command = [sys.executable, "-c", MEMORY, *map(str, arguments)]
@@ -228,7 +243,7 @@ def growth(*arguments):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="PEAK MEMORY WAS NOT MEASURED: no Linux")
-@pytest.mark.parametrize("backend", ["flash", "chunked"])
+@pytest.mark.parametrize("backend", ["flash", "tiles", "chunked"])
 def test_memory_is_linear_in_the_length(backend):
     """Of 2,048 and 4,096 tokens, where the weights of one layer alone would be 64 and 256 MiB."""
     short, long = growth(2048, backend), growth(4096, backend)

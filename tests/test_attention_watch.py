@@ -35,11 +35,17 @@ def compare(result, A, real, *, rtol=1e-4, atol=2e-5, leave=()):
             np.testing.assert_allclose(got.values, right, rtol=rtol, atol=atol, err_msg=f"{name} of layer {layer + 1}")
 
 
-@pytest.mark.parametrize("backend", ["auto", "chunked", "eager"])
+FLASH = {"gpt2", "llama", "bert", "gptneox", "opt", "qwen3", "modernbert"}  # full or causal, and a softmax alone
+BACKENDS = [(name, backend) for name in TEXTS for backend in ("auto", "chunked", "eager")]
+BACKENDS += [(name, "flash") for name in TEXTS if name in FLASH]
+
+
 @pytest.mark.parametrize("side", ["none", "right", "left"])
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
 def test_texts_are_watched_as_eager_attention_has_them(name, side, backend, monkeypatch):
     monkeypatch.setattr("lab.attention.sinks.ELEMENTS", 3 * 4 * 9 * 2)  # two rows of queries at a time
+    monkeypatch.setattr("lab.attention.tiles.TILE", 4)  # three by three tiles, the last of one token
+    monkeypatch.setattr("lab.attention.tiles.AT_ONCE", 3 * 4 * 4)  # and three heads of one text
     model = drawn(name)
     given, real = inputs(model, side)
     result = watched(model, given, backend=backend)
@@ -70,17 +76,14 @@ def test_the_fused_kernel_is_a_backend(name, side):
     assert set(result.backend.values) == {"fused"}
 
 
-FLASH = {"gpt2", "llama", "bert", "gptneox", "opt", "qwen3", "modernbert"}
-
-
 @pytest.mark.parametrize("name", TEXTS)
-def test_auto_takes_flash_where_it_may(name):
+def test_auto_takes_tiles_where_it_may(name):
     model = drawn(name)
     result = watched(model, inputs(model, "left")[0])
     if name in FLASH:
-        assert set(result.backend.values) == {"flash"}
+        assert set(result.backend.values) == {"tiles"}
     elif name == "modernbert_window":
-        assert result.backend.values.tolist() == ["flash", "chunked", "chunked"]
+        assert result.backend.values.tolist() == ["tiles", "chunked", "chunked"]
     else:
         assert set(result.backend.values) == {"chunked"}
 
@@ -238,11 +241,13 @@ def test_under_torch_compile():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_half_precision(name, dtype):
-    """Both backends see the same half queries and keys, and one of them counts in float32."""
+    """All backends see the same half queries and keys, and two of them count in float32."""
     model = drawn(name, scale=1.5)
     model.model.to(dtype)
     given, _ = inputs(model, "left", lengths=(40, 17))
-    flash, chunked = (watched(model, given, backend=backend) for backend in ("flash", "chunked"))
+    flash, tiles, chunked = (watched(model, given, backend=backend) for backend in ("flash", "tiles", "chunked"))
+    for variable in ("mass", "lift", "effective_keys", "entropy", "distance"):  # the kernel's own lse is 2e-5 off
+        np.testing.assert_allclose(tiles[variable], chunked[variable], rtol=1e-4, atol=1e-4, err_msg=variable)
     for variable, bound in {"mass": 1e-3, "lift": 1e-2, "effective_keys": 2e-2}.items():
         np.testing.assert_allclose(flash[variable], chunked[variable], rtol=bound, err_msg=variable)
     np.testing.assert_allclose(flash.entropy, chunked.entropy, atol=1e-2)
@@ -258,7 +263,7 @@ def test_what_is_not_finite_in_padding_is_not_seen():
         return output.masked_fill(~real[..., None], torch.nan)
 
     first = model.model.layers[0].self_attn
-    for backend in ("flash", "chunked", "fused"):
+    for backend in ("flash", "tiles", "chunked", "fused"):
         with lab.attention.watch(model, backend=backend) as sinks, torch.inference_mode():
             hooks = [part.register_forward_hook(nan_in) for part in (first.q_proj, first.k_proj, first.v_proj)]
             model.model(**given)

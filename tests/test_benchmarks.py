@@ -188,5 +188,9 @@ def test_the_probes_benchmark_holds_each_against_ours(tmp_path):
     (page,) = tmp_path.glob("probes-*.md")
     rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
     assert [row.split(" | ")[0].strip("| ") for row in rows if " 1.0 |" in row][:1] == ["lab, one penalty"]
-    assert sum("LogisticRegression" in row for row in rows) == 3
+    goals = [row.strip("| ").split(" | ") for row in rows if "times faster" in row]
+    assert sum("LogisticRegression" in row for row in rows) == 3 + len(goals)
+    assert [int(least) for _, least, *_ in goals] == [8, 50]
+    for _, least, ratio, points, reached in goals:
+        assert reached == ("yes" if float(ratio) >= int(least) and float(points) >= -0.5 else "no")
     assert page.read_text(encoding="utf-8") in done.stdout

@@ -2,7 +2,7 @@
 
 import pytest
 import shelf
-from window import DRAWN, Window, launched, needs_chromium
+from window import DRAWN, Window, needs_chromium
 
 pytestmark = needs_chromium
 
@@ -10,19 +10,6 @@ pytestmark = needs_chromium
 @pytest.fixture(scope="module")
 def ran():
     return shelf.run()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as opened:
-        yield opened
-
-
-@pytest.fixture
-def window(browser):
-    window = Window(browser)
-    yield window
-    window.context.close()
 
 
 @pytest.mark.parametrize("name", ["good", "index", "raises", "kills"])

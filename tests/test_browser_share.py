@@ -9,7 +9,7 @@ import nbformat
 import plotly.graph_objects as go
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from window import DRAWN, Window, launched, needs_chromium
+from window import DRAWN, Window, needs_chromium
 
 from lab.reports import compare, index, outputs, record, reference, render
 from lab.reports.figures import MIME
@@ -89,19 +89,6 @@ def pages(tmp_path_factory):
     report(folder / "b", line(10, 20, 30), rows("one", "two", "three"))
     compare.write(folder / "a", folder / "b", folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as opened:
-        yield opened
-
-
-@pytest.fixture
-def window(browser):
-    window = Window(browser)
-    yield window
-    window.context.close()
 
 
 @pytest.mark.parametrize("name", ["evil", "plain", "index", "compare"])

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 from datasets import Dataset
 from torch import nn
 
 import lab
 from lab.training import LOSSES, contrastive, embedder
 from lab.training.stepper import Draws, Stepper, checkpoints
+
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 ROOT = Path(__file__).parents[1]
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau phi"
@@ -30,13 +30,6 @@ PAIRS = pd.DataFrame(
     {"query": [f"what is {word}" for word in WORDS], "positive": [f"{word} is a letter" for word in WORDS]}
 )
 SHORT = {"steps": 5, "batch": 4, "rate": 1e-2, "every": 2, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each step would take seconds."""
-    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 from sentence_transformers import SentenceTransformer
 
 import lab
@@ -20,16 +18,11 @@ from lab.training import DESIGNS, Design, base, embedder
 from lab.training import designs as room
 from lab.training import embedder as embedder_function
 
+pytestmark = pytest.mark.usefixtures("plain_torch")
+
 TEXTS = ["the mean of all tokens", "last", "a singular value decomposition of a matrix", "the last of them is here"]
 CORPUS = [f"def area{i}(radius):\n    return {i} * radius ** 2" for i in range(60)]
 TINY = {"layers": 2, "dim": 16, "heads": 2, "pieces": 60, "window": 32, "steps": 3, "batch": 4, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each step would take seconds."""
-    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import torch
 
 import lab
 
+pytestmark = pytest.mark.usefixtures("plain_torch")  # the kernels have tests of their own
+
 
 def hooks_of(module):
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
@@ -102,8 +104,8 @@ def test_cka_knows_equal_turned_and_independent_spaces():
 
 
 def test_cka_of_all_layers_and_of_two_models(minilm):
-    texts = lab.data.docstrings(n=40, seed=0)["text"]
-    states = lab.capture.states(minilm, texts, pools=("mean", "first"))
+    texts, how = lab.data.docstrings(n=40, seed=0)["text"], {"pools": ("mean", "first"), "max_length": 32}
+    states = lab.capture.states(minilm, texts, **how)
     found = lab.geometry.cka(states)
     assert found.dims == ("pool", "layer", "layer_")
     np.testing.assert_allclose(found, found.transpose("pool", "layer_", "layer"))
@@ -116,7 +118,7 @@ def test_cka_of_all_layers_and_of_two_models(minilm):
     assert (twin.depth, twin.dim, twin.name) == (6, 384, "minilm, untrained")
     assert lab.models.fingerprint(twin) == lab.models.fingerprint(lab.models.untrained(minilm))
     assert lab.models.fingerprint(twin) != lab.models.fingerprint(minilm)
-    between = lab.geometry.cka(states, lab.capture.states(twin, texts, pools=("mean", "first")))
+    between = lab.geometry.cka(states, lab.capture.states(twin, texts, **how))
     assert float(between.max()) < 0.999
     with pytest.raises(ValueError, match="same examples and pools"):
         lab.geometry.cka(states, states.sel(pool=["mean"]))

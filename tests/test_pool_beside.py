@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import triton
 
 from lab.pooling import (
     EDSCWPool1d,
@@ -21,6 +20,8 @@ from lab.pooling import (
     TreePool2d,
 )
 from lab.pooling.poset import POSETS
+
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 BESIDE = {
     "soft, 1d": (lambda: SoftPool1d(2), (3, 4, 9)),
@@ -40,11 +41,6 @@ BESIDE = {
 } | {f"poset {name}": (lambda name=name: PosetPool2d(name), (3, 4, 7, 9)) for name in POSETS}
 ROUNDS_ON_THE_WAY = {"pf_token", "inception"}  # linear maps in the type of their weights: torch rounds after each
 every = pytest.mark.parametrize("name", BESIDE)
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 def drawn(name, dtype=torch.float64):

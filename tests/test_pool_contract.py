@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-import triton
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.kernels import segment_pool, segment_torch
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS
 from lab.pooling.calls import SIZES, layer_input, token_inputs
 from lab.pooling.description import built, described
 from lab.pooling.functional import to_ragged
 from lab.pooling.generalized import GeM
+
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 # small sizes, and options that say more than the defaults do; a name that is missing is built with its defaults
 OPTIONS = {
@@ -64,13 +64,6 @@ every_pool = pytest.mark.parametrize("case", CASES)
 every_layer_pool = pytest.mark.parametrize("case", LAYER_CASES)
 every_map_pool = pytest.mark.parametrize("name", MAP_POOLS)
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each of these 32k tokens would take seconds."""
-    monkeypatch.setattr(segment_pool, "apply", segment_torch.pool)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 @dataclass

@@ -5,12 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import triton
 
 import lab
 from lab.data.graphs import Neighbour
 from lab.data.relations import Relations
-from lab.kernels import segment_pool, segment_torch
 from lab.training import graph_reader, hourglass, layer_head, patch_classifier, relation_reader, sparse_retriever
 from lab.training.graphs import GCN, READOUTS
 from lab.training.hourglass import ENDS, Hourglass, HourglassShape, agreement
@@ -19,14 +17,9 @@ from lab.training.patches import PATCH_POOLS
 from lab.training.relations import SPANS
 from lab.training.sparse import SparseEncoder, Words, flops, margin_mse
 
+pytestmark = pytest.mark.usefixtures("plain_torch")
+
 QUIET = {"progress": False}
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, a training step would take seconds."""
-    monkeypatch.setattr(segment_pool, "apply", segment_torch.pool)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 # relations

@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 import xarray as xr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -17,19 +15,14 @@ import lab
 from lab.stats import Contrast, contrasts
 from lab.training import DESIGNS, embedder, layer_weights, trials
 
+pytestmark = pytest.mark.usefixtures("plain_torch")
+
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa"
 PAIRS = pd.DataFrame(
     {"query": [f"what is {w}" for w in WORDS.split()], "positive": [f"{w} is one" for w in WORDS.split()]}
 )
 SOME = {name: DESIGNS[name] for name in ("1 last, causal", "softmax mix, both ways")}
 SHORT = {"steps": 2, "batch": 4, "rate": 1e-2, "every": 1, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each step would take seconds."""
-    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
 @pytest.fixture(scope="module")

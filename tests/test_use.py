@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 import transformers as tf
-from families import FAMILIES, SEQ2SEQ, random_model
+from families import FAMILIES, REFUSED, SEQ2SEQ, WINDOWED, family, random_model
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,27 +17,6 @@ from lab.attention.calls import attending
 from lab.models.hooks import state_of
 from lab.models.loaded import describe
 from lab.models.wrap import half
-
-REFUSED = {"deberta", "mpnet", "bloom", "falcon", "mamba", "rwkv", "resnet", "convnext"}
-WINDOWED = {
-    "mistral": lambda: tf.MistralConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=99, sliding_window=4,
-    ),
-    "registers": lambda: tf.Dinov2WithRegistersConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=2, num_channels=1,
-    ),
-}  # fmt: skip
-
-
-def family(name):
-    if name == "t5":
-        module, blocks, example = half(random_model(name), "encoder")
-        return describe(name, "random", module, None, None, blocks=blocks, example=example)
-    if name in WINDOWED:
-        torch.manual_seed(0)
-        return describe(name, "random", tf.AutoModel.from_config(WINDOWED[name]()).eval(), None, None)
-    return describe(name, "random", random_model(name), None, None)
 
 
 def inputs_of(model, side=None):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import shelf
 from nbformat.v4 import new_code_cell, new_notebook, writes
-from widget_host import CHROMIUM, QUIET
+from window import CHROMIUM, QUIET
 
 import lab
 

@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import xarray as xr
 from test_widgets import EVIL, broken_states, measured, rows, spaces, training
-from widget_host import CHROMIUM, QUIET, Host
+from widget_host import Host
+from window import needs_chromium
 
 import lab
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="NO CHROMIUM: the widgets were NOT opened in a browser; apt-get install chromium"
-)
+pytestmark = needs_chromium
 SHOWN = "JSON.parse(document.getElementById('root').dataset.shown ?? '[]')"
 
 ONE_FRAME = """async () => {
@@ -28,16 +27,6 @@ ONE_FRAME = """async () => {
   gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
   return (performance.now() - began) / 3;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

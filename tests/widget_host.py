@@ -3,14 +3,8 @@ to each other is carried by hand, so that a test sees it all and decides when.""
 
 import base64
 import json
-import shutil
 import time
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-QUIET = (
-    "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-)  # fmt: skip
 MODEL = """
 window.outbox = [];
 window.traits = {};

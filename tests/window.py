@@ -7,13 +7,13 @@ import pytest
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 QUIET = (
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 )  # fmt: skip
 DRAWN = "document.documentElement.dataset.figuresDrawn === document.documentElement.dataset.figures"
 
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="NO CHROMIUM: reports were NOT opened in a browser; apt-get install chromium"
+    CHROMIUM is None, reason="NO CHROMIUM: pages were NOT opened in a browser; apt-get install chromium"
 )
 
 

@@ -137,6 +137,15 @@ NORMALIZERS = {
         before=softplus.cosines,
         stream=softplus.LSSA,
     ),
+    "lssa_unnormalized": Normalizer(
+        softplus.lssa_unnormalized,
+        "a_j = softplus(log(n_i) x), x = log(D) cos(q, k) in a layer: lssa less its l1 norm, the ablation of it",
+        "As lssa, whose abstract calls the norm the essential part (abstract; how far the paper's own ablation is this "
+        "form was not read). https://arxiv.org/abs/2501.13428",
+        mass="any",
+        before=softplus.cosines,
+        stream=softplus.LSSA_UNNORMALIZED,
+    ),
     "lssar": Normalizer(
         softplus.lssar,
         "relu(n_i A_j - 1)^power over its sum, A = lssa(x), power = 3; A_j^power in rows of 3 keys or less",

@@ -1,17 +1,17 @@
-"""What the keys of one attention call received, and how its rows spread: four ways to the same numbers.
+"""What the keys of one attention call received, and how its rows spread: five ways to the same numbers.
 
 None but "eager" holds the weights A [T x T]; all are sums over the queries that are tokens, so that a cached
 generation's steps add up. The rows' spread is that of p = |A| / sum_k |A|, which is A itself for a softmax.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lab.attention import flash
+from lab.attention import flash, tiles
 from lab.attention.calls import Call
 from lab.kernels import attention_columns as fused
 
@@ -44,12 +44,22 @@ class Seen:
 
 
 def choose(call: Call, weigh: Weigh | Rows | str | None) -> str:
-    """The backend of "auto": "flash" where it applies, "chunked" elsewhere."""
-    return "chunked" if _why_not_flash(call, weigh) else "flash"
+    """The backend of "auto": "flash", or on a CPU "tiles", where they apply, "chunked" elsewhere."""
+    if _why_not_flash(call, weigh):
+        return "chunked"
+    return "flash" if call.query.is_cuda else "tiles"
 
 
-def measure(call: Call, backend: str, weigh: Weigh | Rows | str | None = None, lse: Tensor | None = None) -> Seen:
+def measure(
+    call: Call,
+    backend: str,
+    weigh: Weigh | Rows | str | None = None,
+    lse: Tensor | None = None,
+    spread: bool = True,
+) -> Seen:
     """The statistics of one call by one backend. lse [B, H, Tq]: of its rows, if the model's own attention told it.
+
+    spread: whether entropy and effective_keys are wanted; else they are NaN.
 
     Raises ValueError where the backend cannot take the call, with the reason.
     """
@@ -60,7 +70,7 @@ def measure(call: Call, backend: str, weigh: Weigh | Rows | str | None = None, l
         raise ValueError(f'backend "{backend}" cannot take layer {call.layer}: {reason}; {able} can, or "auto"')
     tokens = _tokens(call)
     with torch.no_grad(), torch.autocast(call.query.device.type, enabled=False):
-        columns, shares, even, totals, ahead = BACKENDS[backend](call, weigh, lse)
+        columns, shares, even, totals, ahead = BACKENDS[backend](call, weigh, lse, spread)
         norm = call.value.to(torch.promote_types(call.value.dtype, torch.float32)).norm(dim=-1)
         norm = norm.masked_fill(~tokens[:, None], 0).repeat_interleave(_group(call), 1)
     return Seen(columns, shares, even, totals, norm, tokens, call.query.shape[2], ahead, backend)
@@ -102,6 +112,7 @@ def _why_not_runs(call: Call) -> str:
 
 REFUSALS: dict[str, Callable[[Call, Weigh | Rows | str | None], str]] = {
     "flash": _why_not_flash,
+    "tiles": _why_not_flash,
     "chunked": lambda call, weigh: "",  # noqa: ARG005
     "fused": _why_not_fused,
     "eager": lambda call, weigh: "",  # noqa: ARG005
@@ -109,38 +120,70 @@ REFUSALS: dict[str, Callable[[Call, Weigh | Rows | str | None], str]] = {
 Found = tuple[Tensor, Tensor, Tensor, Tensor, bool]
 
 
-# --- flash
+# --- flash, and tiles
 
 
-def _by_flash(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_flash(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
     """Sequence by sequence on its real run, or all at once where nothing is padded."""
     B, H, Tq, _ = call.query.shape
-    Tk, causal = call.key.shape[2], call.visible.pattern == "causal" and Tq > 1
+    Tk, causal = call.key.shape[2], _looks_back(call)
     kind = torch.promote_types(call.query.dtype, torch.float32)
     columns = call.query.new_zeros(B, H, Tk, dtype=kind)
     totals = call.query.new_zeros(B, H, len(SUMS), dtype=kind)
     tokens = _tokens(call)
-    parts = [(slice(None), slice(0, Tk))] if call.visible.padding is None else _runs(tokens)
-    for rows, keys in parts:
+    lse = _log_sum_exp(call, tokens, lse)
+    for rows, heads, queries, keys, q, key in _parts(call, tokens):
+        first = lse[rows, heads, queries]
+        got = flash.received(q, key, first, causal, call.scaling)
+        columns[rows, heads, keys] = got.columns
+        mass, none = torch.full_like(got.entropy, q.shape[2]), torch.zeros_like(got.entropy)
+        entropy, even = torch.full_like(none, torch.nan), torch.full_like(none, torch.nan)
+        if spread:
+            entropy, even = got.entropy, flash.effective(q, key, first, causal, call.scaling).sum(-1)
+        totals[rows, heads] = torch.stack([mass, entropy, even, got.distance, none, none], -1)
+    return columns, columns, _even(tokens, Tq, causal, kind), totals, not causal and Tq > 1
+
+
+def _by_tiles(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
+    """All sequences at once, as they stand beside their padding."""
+    Tq, causal, tokens = call.query.shape[2], _looks_back(call), _tokens(call)
+    lse = _log_sum_exp(call, tokens, lse)
+    real = None if call.visible.padding is None else tokens
+    got = tiles.received(call.query, call.key, lse, real, causal, call.scaling, spread)
+    mass = tokens[:, -Tq:].sum(1, keepdim=True).to(lse.dtype).expand_as(got.entropy)
+    none = torch.zeros_like(mass)
+    totals = torch.stack([mass, got.entropy, got.effective, got.distance, none, none], -1)
+    return got.columns, got.columns, _even(tokens, Tq, causal, lse.dtype), totals, not causal and Tq > 1
+
+
+def _looks_back(call: Call) -> bool:
+    return call.visible.pattern == "causal" and call.query.shape[2] > 1
+
+
+def _log_sum_exp(call: Call, tokens: Tensor, heard: Tensor | None) -> Tensor:
+    """lse [B, H, Tq] of the rows that are tokens: what was heard, or by a flash pass of their own."""
+    asks = tokens[:, None, -call.query.shape[2] :]
+    # a mask is added to scores, which does not keep out what is not finite in padding
+    if heard is not None and bool((heard.isfinite() | ~asks).all()):
+        return heard
+    lse = call.query.new_zeros(call.query.shape[:3], dtype=torch.promote_types(call.query.dtype, torch.float32))
+    for rows, heads, queries, _, q, key in _parts(call, tokens):
+        lse[rows, heads, queries] = flash.log_sum_exp(q, key, _looks_back(call), call.scaling)
+    return lse
+
+
+def _parts(call: Call, tokens: Tensor) -> Iterator[tuple[slice, slice, slice, slice, Tensor, Tensor]]:
+    """Runs of real tokens, some heads at a time: where they stand, their queries, and keys for each head."""
+    H, Tq, Tk, shared = call.query.shape[1], call.query.shape[2], call.key.shape[2], _group(call)
+    for rows, keys in [(slice(None), slice(0, Tk))] if call.visible.padding is None else _runs(tokens):
         queries = slice(max(0, keys.start - (Tk - Tq)), max(0, keys.stop - (Tk - Tq)))
         if keys.start == keys.stop or queries.start == queries.stop:
             continue
-        own = None if lse is None else lse[rows, :, queries]
-        if own is not None and not bool(own.isfinite().all()):
-            own = None  # a mask is added to scores, which does not keep out what is not finite in padding
-        shared = _group(call)
         some = max(1, 4 * ELEMENTS // (call.query[rows, :shared, queries].numel() + 1))  # key heads at a time
         for k in range(0, H // shared, some):
-            group = slice(k * shared, (k + some) * shared)
-            q = call.query[rows, group, queries]
+            heads = slice(k * shared, (k + some) * shared)
             key = call.key[rows, k : k + some, keys].repeat_interleave(shared, 1)
-            first = flash.log_sum_exp(q, key, causal, call.scaling) if own is None else own[:, group]
-            got = flash.received(q, key, first, causal, call.scaling)
-            columns[rows, group, keys] = got.columns
-            spread = flash.effective(q, key, first, causal, call.scaling).sum(-1)
-            mass, none = torch.full_like(got.entropy, q.shape[2]), torch.zeros_like(got.entropy)
-            totals[rows, group] = torch.stack([mass, got.entropy, spread, got.distance, none, none], -1)
-    return columns, columns, _even(tokens, Tq, causal, kind), totals, not causal and Tq > 1
+            yield rows, heads, queries, keys, call.query[rows, heads, queries], key
 
 
 def _runs(tokens: Tensor) -> list[tuple[slice, slice]]:
@@ -162,7 +205,7 @@ def _even(tokens: Tensor, queries: int, causal: bool, kind: torch.dtype) -> Tens
 # --- rows in parts
 
 
-def _by_rows(call: Call, weigh: Weigh | Rows | str | None, step: int) -> Found:
+def _by_rows(call: Call, weigh: Weigh | Rows | str | None, spread: bool, step: int) -> Found:
     (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
     kind, device = torch.promote_types(call.query.dtype, torch.float32), call.query.device
     columns, shares, even = (torch.zeros(B, heads, Tk, dtype=kind, device=device) for heads in (H, H, 1))
@@ -194,12 +237,14 @@ def _by_rows(call: Call, weigh: Weigh | Rows | str | None, step: int) -> Found:
         n = visible.sum(-1, keepdim=True).clamp(min=1)
         evenly = (visible / n).sum(-2)
         even = even + evenly
-        squares = share.square().sum(-1)
+        entropy = squares = torch.full_like(mass, torch.nan)
+        if spread:
+            entropy, squares = torch.special.entr(share).sum(-1), share.square().sum(-1)
         totals += torch.stack(
             [
                 mass,
-                torch.special.entr(share).sum(-1),
-                torch.where(squares > 0, 1 / squares.clamp(min=torch.finfo(kind).tiny), 0),
+                entropy,
+                torch.where(squares == 0, 0, 1 / squares.clamp(min=torch.finfo(kind).tiny)),
                 here[:, 0] * share.sum(-1) - (share * place).sum(-1),
                 torch.where(real[..., 0], logit, 0).expand_as(mass),
                 ((weight == 0) & visible).sum(-1) / n[..., 0] if weigh is not None else torch.zeros_like(mass),
@@ -230,19 +275,19 @@ def weights_of(
     return powers / some, (rest / some)[..., 0]
 
 
-def _by_chunks(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_chunks(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
     B, H, _, _ = call.query.shape
-    return _by_rows(call, weigh, max(1, ELEMENTS // max(1, B * H * call.key.shape[2])))
+    return _by_rows(call, weigh, spread, max(1, ELEMENTS // max(1, B * H * call.key.shape[2])))
 
 
-def _by_matrix(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
-    return _by_rows(call, weigh, max(1, call.query.shape[2]))
+def _by_matrix(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
+    return _by_rows(call, weigh, spread, max(1, call.query.shape[2]))
 
 
 # --- the fused kernel
 
 
-def _by_kernel(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None) -> Found:  # noqa: ARG001
+def _by_kernel(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
     """Column sums and row mass; what the rows spread to is not known to it, and NaN."""
     Tq, causal = call.query.shape[2], call.visible.pattern == "causal"
     tokens = _tokens(call)
@@ -258,8 +303,9 @@ def _by_kernel(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None)
     return columns, shares, _even(tokens, Tq, causal and Tq > 1, columns.dtype), totals, not causal and Tq > 1
 
 
-BACKENDS: dict[str, Callable[[Call, Weigh | Rows | str | None, Tensor | None], Found]] = {
+BACKENDS: dict[str, Callable[[Call, Weigh | Rows | str | None, Tensor | None, bool], Found]] = {
     "flash": _by_flash,
+    "tiles": _by_tiles,
     "chunked": _by_chunks,
     "fused": _by_kernel,
     "eager": _by_matrix,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lab.attention.exponential import count, softmax
-from lab.attention.stream import exponential
+from lab.attention.stream import exponential, pointwise
 
 Scores = Float[Tensor, "*rows J"]
 Seen = Bool[Tensor, "*rows J"]
@@ -40,6 +40,18 @@ def lssa(x: Scores, mask: Seen) -> Scores:
 
 
 LSSA = exponential(log_softplus)
+
+
+def _softplus(x: Tensor, n: Tensor) -> Tensor:
+    return -functional.logsigmoid(-n.log() * x)  # functional.softplus is linear from 20 on, 2e-9 off in float64
+
+
+def lssa_unnormalized(x: Scores, mask: Seen) -> Scores:
+    """softplus(log n x), divided by nothing: its row weighs some n log 2 at scores of 0, and grows with the row."""
+    return _softplus(x, count(mask, x))
+
+
+LSSA_UNNORMALIZED = pointwise(_softplus)
 
 
 def lssar(x: Scores, mask: Seen, power: float = 3.0, start: int = 3) -> Scores:

@@ -19,8 +19,8 @@ from lab.attention.use import Using
 class Sinks:
     """What was seen so far; a watched pass that fails half-way leaves nothing."""
 
-    def __init__(self, model: Any, tally: Tally, backend: str, weigh: Weigh | str | None) -> None:
-        self.model, self.tally, self.backend, self.weigh = model, tally, backend, weigh
+    def __init__(self, model: Any, tally: Tally, backend: str, weigh: Weigh | str | None, spread: bool) -> None:
+        self.model, self.tally, self.backend, self.weigh, self.spread = model, tally, backend, weigh, spread
         self._running = False  # inside a pass of the model: a call outside of one is computed again for gradients
         self._batch: dict[int, Seen] = {}
 
@@ -55,13 +55,13 @@ class Sinks:
         if weigh is None and isinstance(call.inside, Using):
             weigh = Rows(call.inside.answer(call).weights)  # what the model computes with, learned weights and all
         backend = choose(call, weigh) if self.backend == "auto" else self.backend
-        overheard = flash.Overheard() if backend == "flash" else None
+        overheard = flash.Overheard() if backend in {"flash", "tiles"} else None
         with overheard or nullcontext():
             out = call.own()
         heard = [] if overheard is None else overheard.found
         # one query beside a cache is computed as several of one shared head, and its lse has that shape
         fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3]
-        self._batch[call.layer] = measure(call, backend, weigh, heard[0] if fits else None)
+        self._batch[call.layer] = measure(call, backend, weigh, heard[0] if fits else None, self.spread)
         return out
 
 
@@ -73,6 +73,7 @@ def watch(
     first: int = 4,
     backend: str = "auto",
     normalizer: str | Callable[[Tensor, Tensor], Tensor] | None = None,
+    spread: bool = True,
 ) -> Iterator[Sinks]:
     """Inside the block every forward pass of the model, however it comes about, is watched: sinks.result().
 
@@ -101,14 +102,17 @@ def watch(
     [sequence]; backend [layer].
 
     backend:
-        "auto"      "flash" for full and causal masks, padded at the ends or not, and "chunked" for all else: windows,
-                    a user's mask, softcap, position bias, sink logit, another normalizer, several queries on a cache
+        "auto"      "tiles", on a GPU "flash", for full and causal masks, padded at the ends or not, and "chunked" for
+                    all else: windows, a user's mask, softcap, position bias, sink logit, another normalizer, several
+                    queries on a cache
+        "tiles"     one product of queries and keys, a tile at a time, in float32 (lab.attention.tiles)
         "flash"     stock flash kernels (lab.attention.flash); in half precision entropy and distance are exact to
                     some 1e-2 nats and 1e-3 of T
         "chunked"   complete rows of a few queries at a time, in float32
         "fused"     the kernel of lab.kernels.attention_columns; entropy, effective_keys and distance are NaN, and so
                     is share for other normalizers than softmax
         "eager"     the whole matrix
+    spread: False leaves entropy and effective_keys NaN; with "tiles" and "flash" what is left costs a third less.
     normalizer: a name of lab.attention.NORMALIZERS or (scores, mask) -> weights: the weights to look at, where the
         model computes with them inside `lab.attention.use`. Its output is what it gives without being watched.
 
@@ -122,7 +126,7 @@ def watch(
         raise ValueError(f"no backend {backend!r}; there are {['auto', *REFUSALS]}")
     if not thresholds or not all(0 <= eps < 1 for eps in thresholds) or first < 1:
         raise ValueError(f"needed are thresholds in [0, 1) and first >= 1; got {tuple(thresholds)} and {first}")
-    sinks = Sinks(model, Tally(thresholds, first), backend, _weigh(normalizer, backend))
+    sinks = Sinks(model, Tally(thresholds, first), backend, _weigh(normalizer, backend), spread)
     with attending(model, sinks._attend):
         handles = [
             model.model.register_forward_pre_hook(sinks._begin),

@@ -104,8 +104,8 @@ def _built(pools: Pools, width: int, device: torch.device) -> dict[str, Pool]:
 @torch.no_grad()
 def _tried(pools: Mapping[str, Pool], width: int, device: torch.device) -> int:
     """The width of the vectors that the pools make of states of this width."""
-    # two texts: one vector for both would be spread over all rows of a batch
-    x, mask = torch.zeros(2, 2, width, device=device), torch.ones(2, 2, dtype=torch.bool, device=device)
+    # two texts: one vector for both would be spread over all rows of a batch; four tokens: a square, for pools of maps
+    x, mask = torch.zeros(2, 4, width, device=device), torch.ones(2, 4, dtype=torch.bool, device=device)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, pool in pools.items():
         try:
@@ -114,7 +114,7 @@ def _tried(pools: Mapping[str, Pool], width: int, device: torch.device) -> int:
             raise ValueError(f"pool {name!r} cannot be called as pool(x, mask): {error}") from error
         if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 2:
             got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"pool {name!r} turns [2, 2, {width}] into {got}, expected [2, width]")
+            raise ValueError(f"pool {name!r} turns [2, 4, {width}] into {got}, expected [2, width]")
         shapes[name] = tuple(y.shape)
     if len(set(shapes.values())) > 1:
         widths = {name: shape[1] for name, shape in shapes.items()}

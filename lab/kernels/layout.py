@@ -203,7 +203,7 @@ def to_padded(
     """Ragged to padded, tokens to the left, zeros behind; T is the longest segment's length."""
     _check_layout(x, offsets, padded=False)
     lengths = counts(offsets)
-    longest = int(lengths.max()) if len(lengths) else 0
+    longest = _longest(lengths)
     at = torch.arange(longest, device=x.device)
     mask = at < lengths[:, None]
     if len(x) == 0:
@@ -211,6 +211,17 @@ def to_padded(
     # padding reads token 0 and is then cleared, so its gradient is zero
     rows = torch.where(mask, offsets[:-1, None] + at, 0)
     return keep(x[rows], mask), mask
+
+
+def _longest(lengths: Integer[Tensor, " S"]) -> int:
+    """In a graph a size that is known when it runs, and 1 at the least: no branch may hang on whether it is 0."""
+    if not len(lengths):
+        return 0
+    if not torch.compiler.is_compiling():
+        return int(lengths.max())
+    longest = int(lengths.max().clamp(min=1))
+    torch._check(longest >= 1)
+    return longest
 
 
 def to_ragged(

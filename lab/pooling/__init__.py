@@ -21,6 +21,7 @@ from lab.pooling.concat import ConcatPool
 from lab.pooling.dynamic import BoundaryPredictor
 from lab.pooling.gem import GeM2d, RegionalGeM, ReLUP, ScaleGeM
 from lab.pooling.generalized import GNP, GeM, GroupGeM, LSEPool, NormWeightedMeanPool, SoftmaxPool
+from lab.pooling.grid import GridMean
 from lab.pooling.gsp import GSP
 from lab.pooling.historical import HistoGraphPool, HistoryAttention
 from lab.pooling.hopfield import HopfieldPooling
@@ -168,6 +169,7 @@ __all__ = [
     "GatedPool2d",
     "GeM",
     "GeM2d",
+    "GridMean",
     "GroupGeM",
     "HistoGraphPool",
     "HistoryAttention",

@@ -137,13 +137,22 @@ class LatentReader(nn.Module):
         (B, r, heads dim_head) tensor, 200 MB a row at the paper's sizes, is never made.
         """
         seen, mask = self._seen(x, mask)
-        if seen.shape[1] >= len(self.latents):
+        if _as_many(seen.shape[1], len(self.latents)):
             key, value = self.to_kv.weight.chunk(2)
             met = attend(seen, mask, self._queries(), key, value, self.dim_head**-0.5)
             return self.latents + self.to_out(met)
         v = nn.functional.linear(seen, self.to_kv.weight.chunk(2)[1]).unflatten(-1, (self.heads, -1))
         mapped = torch.einsum("bkhd,ohd->bhko", v, self.to_out.weight.unflatten(-1, (self.heads, -1)))
         return self.latents + torch.einsum("bhrk,bhko->bro", self._weights(seen, mask), mapped)
+
+
+def _as_many(vectors: int, latents: int) -> bool:
+    """vectors >= latents; true of ragged tokens in a graph, whose longest row is known when it runs."""
+    if not torch.compiler.is_compiling():
+        return vectors >= latents
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # a heavy import, there when anything compiles
+
+    return guard_or_true(vectors >= latents)
 
 
 class PerceiverPool(nn.Module):

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from lab.reports import rounding
+from lab.reports import length, rounding
 
 MIME = "application/vnd.plotly.v1+json"
 
@@ -28,8 +28,18 @@ def box(figure: Mapping, anchor: str) -> Markup:
 def data(figure: Mapping, anchor: str) -> Markup:
     """A figure's JSON where no parser can leave its script element: every < is written as an escape."""
     kept = {name: figure[name] for name in ("data", "layout", "frames", "config") if figure.get(name)}
-    text = json.dumps(rounding.light(kept), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(_told(rounding.light(kept)), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return Markup('<script type="application/json" id="{}">{}</script>').format(anchor, Markup(text))  # noqa: S704
+
+
+def _told(figure: dict) -> dict:
+    """The figure with long texts of its points cut: nothing is placed by them."""
+    frames = [figure, *figure.get("frames", ())]
+    for trace in (trace for frame in frames for trace in frame.get("data", ())):  # of a copy, which rounding made
+        for name in ("text", "hovertext"):
+            if isinstance(words := trace.get(name), list):
+                trace[name] = [length.cut(word, length.WORDS) if isinstance(word, str) else word for word in words]
+    return figure
 
 
 def label(figure: Mapping) -> str:
@@ -60,7 +70,7 @@ def _heading(place: Mapping) -> str:
 
 
 def _plain(text: object) -> str:
-    return Markup(text).striptags() if isinstance(text, str) else ""  # noqa: S704 (only to take tags away)
+    return length.cut(Markup(text).striptags(), length.WORDS) if isinstance(text, str) else ""  # noqa: S704 (only to take tags away)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from lab.reports import figures, markdown, notebook
+from lab.reports import figures, length, markdown, notebook
 from lab.reports.result import MIME as RESULT
 
 # the richest form that a page without kernel and network can show
@@ -109,4 +109,4 @@ def _ansi(text: str) -> Markup:
 
     # progress bars return to the start of their line; what a terminal would show is the last state
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
-    return Markup(ansi2html("\n".join(lines)))  # noqa: S704 (escapes first)
+    return Markup(ansi2html(length.cut("\n".join(lines), length.OUTPUT)))  # noqa: S704 (escapes first)

@@ -4,12 +4,14 @@ language_model  norms, biases and normalizers are the question: a Recipe in, a R
 classify        losses, targets and linear layers are: a ClassifierRecipe in, with collapse watched on the way
 free_features   the same without a network, where theory has the answer
 projected       a contrastive encoder of planted features, under a projection head
+denoiser        a small U-Net that takes noise off images; noising is the process, UNet the net
 *_reader        readers whose pooling is the question: of relations, graphs; likewise patch_classifier, hourglass,
                 layer_head, sparse_retriever
 base            a tiny decoder, trained as a language model and saved as transformers saves
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
+frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python
 instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
@@ -21,10 +23,13 @@ from lab.training.classifier import CLASSIFIER_LOSSES, ClassifierRecipe, Mixed, 
 from lab.training.classify import Classified, classify
 from lab.training.contrastive import Tuned, contrastive
 from lab.training.corpus import Corpus, corpus
+from lab.training.denoiser import Denoiser, denoiser
 from lab.training.designs import DESIGNS, Design
+from lab.training.diffusion import SCHEDULES, Noising, noising
 from lab.training.embedder import embedder
 from lab.training.export import export
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
+from lab.training.freezing import Frozen, frozen
 from lab.training.graphs import READOUTS, graph_reader
 from lab.training.hourglass import HourglassShape, agreement, hourglass
 from lab.training.language_model import Run, language_model
@@ -40,13 +45,15 @@ from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
 from lab.training.sparse import Words, sparse_retriever
 from lab.training.trials import trials
+from lab.training.unet import UNet
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "READOUTS", "STUDY", "Classified",
-    "ClassifierRecipe", "Corpus", "Design", "FreeFeatures", "Headed", "HourglassShape", "Instructed", "Instruction",
-    "Mixed", "Recipe", "Run", "Tuned", "Words", "agreement", "base", "classify", "contrastive", "corpus", "embedder",
-    "expected_lengths", "export", "free_features", "graph_reader", "hourglass", "instructed", "language_model",
-    "layer_head", "layer_weights", "max_retrieval", "mixed", "patch_classifier", "projected", "relation_reader",
-    "several", "sparse_retriever", "together", "trials", "vitals",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "READOUTS", "SCHEDULES", "STUDY", "Classified",
+    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed", "HourglassShape",
+    "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base",
+    "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export", "free_features",
+    "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head", "layer_weights",
+    "max_retrieval", "mixed", "noising", "patch_classifier", "projected", "relation_reader", "several",
+    "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip

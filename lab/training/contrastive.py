@@ -107,6 +107,8 @@ def contrastive(
         "weight_decay": weight_decay, "every": every, "patience": patience, "no_duplicates": no_duplicates,
         "autocast": str(autocast), "pairs": checksum(table), "held_out": checksum(rest),
     }  # fmt: skip
+    if held := sum(p.numel() for p in model.parameters() if not p.requires_grad):
+        said["not trained"] = held  # lab.training.frozen, adapters
     keep = None if folder is None else Path(folder)
     if keep is not None:
         _claim(keep, said | {"model": _fingerprint(model)})

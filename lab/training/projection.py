@@ -7,10 +7,10 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lab.data.tasks import PlantedFeatures
 from lab.training.descend import descend
+from lab.training.losses.contrast import infonce, similarities
 
 HEADS = ("none", "linear", "mlp", "diagonal")
 
@@ -48,9 +48,8 @@ def info_nce(one: Float[Tensor, "B E"], two: Float[Tensor, "B E"], temperature: 
 
     van den Oord et al., 2018; as in SimCLR without the negatives of a view's own side.
     """
-    cosines = functional.normalize(one, dim=1) @ functional.normalize(two, dim=1).T / temperature
-    own = torch.arange(len(one), device=one.device)
-    return (functional.cross_entropy(cosines, own) + functional.cross_entropy(cosines.T, own)) / 2
+    both = (infonce(*similarities(pair), scale=1 / temperature).mean() for pair in ((one, two), (two, one)))
+    return sum(both) / 2
 
 
 @dataclass(frozen=True, eq=False)

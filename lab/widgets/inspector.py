@@ -13,8 +13,8 @@ from torch import nn
 from lab import capture
 from lab.models import Loaded
 from lab.plots import token_shares
-from lab.widgets.explorer import table_of, text_column
 from lab.widgets.live import Live, finite, plain, script, style
+from lab.widgets.table import table_of, text_column
 from lab.widgets.weights import built, token_weights
 
 USUAL = ("mean", "max", "first", "last", "gem", "softmax", "norm_weighted_mean", "position_mean")

@@ -1,5 +1,6 @@
-// The explorer's page: controls, the canvas and its pointer, and what is said about the chosen points.
-const MORPH = 550; // ms
+// The explorer's page: controls, the points and their pointer, and what is said about the chosen ones.
+const MORPH = 550; // ms, and at least so many frames:
+const STEPS = 8;
 const PREFETCH = 24e6; // bytes of maps asked for before they are needed
 
 function render({ model, el: root }) {
@@ -7,7 +8,9 @@ function render({ model, el: root }) {
   const key = () => [model.get("layer"), model.get("pool"), model.get("method")];
   const maps = new Map(), asked = new Set(), texts = new Map(), waiting = new Set();
   const canvas = make("canvas", { className: "lab-points", tabIndex: 0, role: "img" });
-  const over = make("canvas", { className: "lab-over" });
+  const ring = (radius, width) => svg("circle", { r: radius, "stroke-width": width });
+  const rings = { focus: ring(9, 2.5), hover: ring(7, 1.5) }, drawn = svg("path", { "stroke-dasharray": "5 4" });
+  const over = svg("svg", { class: "lab-over", "aria-hidden": "true" }, rings.focus, rings.hover, drawn);
   const tip = make("div", { className: "lab-tip", hidden: true });
   const note = make("div", { className: "lab-note" });
   const legend = make("div", { className: "lab-legend" });
@@ -16,7 +19,7 @@ function render({ model, el: root }) {
   const table = make("div", { className: "lab-scroll" }), near = make("div", { className: "lab-scroll" }), words = make("div");
   const scatter = new Scatter(canvas);
   let neighbours = null, shown = null, places = null, grid = null, chosen = new Uint32Array(), found = new Uint32Array();
-  let lassoing = false, line = null, hovered = -1, version = 0, moving = null, stride = 1, resting = 0, alive = true;
+  let lassoing = false, line = null, hovered = -1, version = 0;
   canvas.setAttribute("aria-label", `map of ${n} examples; arrow keys move it, plus and minus zoom`);
   if (!scatter.gl) note.textContent = "This browser gives no WebGL2, which the points need.";
 
@@ -41,7 +44,7 @@ function render({ model, el: root }) {
       if (answer.column !== model.get("colour")) return;
       scatter.colours(new Uint8Array(bytes), answer.palette);
       drawLegend(answer.legend, answer.palette);
-      paint();
+      pace.wake();
     } else if (answer.answer === "texts") {
       waiting.delete(answer.chunk);
       answer.texts.forEach((text, i) => texts.set(answer.chunk * 1024 + i, text));
@@ -87,81 +90,46 @@ function render({ model, el: root }) {
     const before = shown ? between() : map.array;
     shown = map.array;
     grid = null;
-    places = shown instanceof Float32Array ? shown : Float32Array.from(shown, (v) => (2 * v) / 60000 - 1);
+    places = shown instanceof Float32Array ? shown : unpacked(shown);
     scatter.places(before, shown);
     scatter.t = 0;
     const began = performance.now();
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || before === shown;
-    moving = (now) => {
-      const share = still ? 1 : Math.min(1, (now - began) / MORPH);
+    let share = 0;
+    pace.moving = (now) => { // where frames are slow it takes longer, and does not jump
+      share = still ? 1 : Math.min(1, share + 1 / STEPS, Math.max(0, now - began) / MORPH);
       scatter.t = share * share * (3 - 2 * share);
-      if (share === 1) { moving = null; root.dataset.shown = JSON.stringify(key()); prefetch(); }
+      if (share === 1) { pace.moving = null; root.dataset.shown = JSON.stringify(key()); prefetch(); }
     };
-    paint();
+    pace.wake();
   }
   function between() { // where the points are now, if they are on their way
     if (scatter.t >= 1 || !(shown instanceof Float32Array)) return shown;
     const { before, after } = scatter.bytes, t = scatter.t;
     return Float32Array.from(after, (v, i) => (before[i] > NOWHERE || v > NOWHERE ? v : before[i] + t * (v - before[i])));
   }
-  let frame = 0, last = 0, times = [];
-  function paint() {
-    resting = performance.now();
-    if (!frame) { last = 0; frame = requestAnimationFrame(tick); }
-  }
-  function tick(now) { // a part of many points while they move, all of them at rest
-    frame = 0;
-    if (!alive) return;
-    resize();
-    const awake = moving !== null || now - resting < 140;
-    if (moving) moving(now);
-    if (last && awake && n > 20000) {
-      const spent = now - last;
-      if (spent > 45) stride = Math.min(60, stride * 1.5 + 0.5);
-      else if (spent < 20) stride = Math.max(1, stride / 1.2);
-    }
-    if (last) times = [...times.slice(-59), now - last];
-    last = now;
-    scatter.draw(awake ? Math.round(stride) : 1);
+  const pace = new Pace(scatter, () => {
     overlay();
-    root.dataset.frames = JSON.stringify(times.map(Math.round));
-    root.dataset.stride = awake ? Math.round(stride) : 1;
-    if (awake) frame = requestAnimationFrame(tick);
-  }
-  function resize() {
-    const ratio = devicePixelRatio || 1, [w, h] = [stage.clientWidth * ratio, stage.clientHeight * ratio].map(Math.round);
-    for (const one of [canvas, over]) if (one.width !== w || one.height !== h) { one.width = w; one.height = h; }
-  }
+    root.dataset.frames = JSON.stringify(pace.times);
+    root.dataset.stride = pace.asked ? Math.round(pace.stride) : 1;
+  });
   function mark() {
     const marks = new Uint8Array(n);
     for (const i of found) marks[i] |= FOUND;
     for (const i of chosen) marks[i] |= CHOSEN;
     scatter.marks(marks);
     root.dataset.chosen = chosen.length;
-    paint();
+    pace.wake();
   }
-  function overlay() {
-    const pen = over.getContext("2d"), ratio = devicePixelRatio || 1;
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, over.clientWidth, over.clientHeight);
-    pen.strokeStyle = getComputedStyle(root).color;
-    if (line) {
-      pen.setLineDash([5, 4]);
-      pen.beginPath();
-      line.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
-      pen.closePath();
-      pen.stroke();
-      pen.setLineDash([]);
+  function overlay() { // over the points, so that a ring that moves does not draw them again
+    const still = places && scatter.t >= 1;
+    for (const [name, i] of [["focus", model.get("focus")], ["hover", hovered]]) {
+      const seen = still && i >= 0 && places[2 * i] <= NOWHERE;
+      rings[name].style.display = seen ? "" : "none";
+      if (seen) rings[name].setAttribute("transform", `translate(${scatter.toPixel(places[2 * i], places[2 * i + 1])})`);
     }
-    if (!places || scatter.t < 1) return;
-    for (const [i, radius, width] of [[model.get("focus"), 9, 2.5], [hovered, 7, 1.5]]) {
-      if (i < 0 || places[2 * i] > NOWHERE) continue;
-      const [x, y] = scatter.toPixel(places[2 * i], places[2 * i + 1]);
-      pen.lineWidth = width;
-      pen.beginPath();
-      pen.arc(x, y, radius, 0, 2 * Math.PI);
-      pen.stroke();
-    }
+    drawn.setAttribute("d", line ? `M${line.join("L")}Z` : "");
+    over.style.display = line || Object.values(rings).some((one) => one.style.display === "") ? "" : "none";
   }
 
   // ---- the pointer
@@ -174,7 +142,7 @@ function render({ model, el: root }) {
   function point(i, [x, y] = []) {
     hovered = i;
     tip.hidden = i < 0;
-    paint();
+    overlay();
     if (i < 0) return;
     const chunk = Math.floor(i / 1024);
     if (!texts.has(i) && !waiting.has(chunk)) { waiting.add(chunk); ask("texts", { chunk }); }
@@ -194,13 +162,13 @@ function render({ model, el: root }) {
     const here = spot(event);
     if (!held) { point(under(here), here); return; }
     held.far ||= Math.hypot(here[0] - held.from[0], here[1] - held.from[1]) > 4;
-    if (line) line.push(here);
+    if (line) { line.push(here); overlay(); }
     else if (held.far) {
       const unit = scatter.pixel();
       scatter.centre = [held.centre[0] - (here[0] - held.from[0]) * unit, held.centre[1] + (here[1] - held.from[1]) * unit];
       tip.hidden = true;
+      pace.wake();
     }
-    paint();
   });
   canvas.addEventListener("pointerup", (event) => {
     const was = held, drawn = line;
@@ -208,16 +176,16 @@ function render({ model, el: root }) {
     if (!was) return;
     if (drawn && was.far && places) select(inside(places, drawn.map(([x, y]) => scatter.toPlace(x, y))));
     else if (!was.far) focus(under(spot(event)));
-    paint();
+    overlay();
   });
   canvas.addEventListener("pointerleave", () => { if (!held) point(-1); });
-  canvas.addEventListener("dblclick", () => { scatter.centre = [0, 0]; scatter.zoom = 1; paint(); });
+  canvas.addEventListener("dblclick", () => { scatter.centre = [0, 0]; scatter.zoom = 1; pace.wake(); });
   function zoom(factor, [x, y]) {
     const [px, py] = scatter.toPlace(x, y);
     scatter.zoom = Math.min(2000, Math.max(0.3, scatter.zoom * factor));
     const [qx, qy] = scatter.toPlace(x, y);
     scatter.centre = [scatter.centre[0] + px - qx, scatter.centre[1] + py - qy];
-    paint();
+    pace.wake();
   }
   canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY / 400), spot(event)); }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
@@ -230,7 +198,7 @@ function render({ model, el: root }) {
     else return;
     event.preventDefault();
     event.stopPropagation();
-    paint();
+    pace.wake();
   });
 
   // ---- choosing
@@ -255,7 +223,7 @@ function render({ model, el: root }) {
   function focused() {
     words.replaceChildren();
     if (model.get("focus") >= 0) ask("focus", { number: model.get("focus") });
-    paint();
+    overlay();
   }
   function drawLegend(about, palette) {
     const swatch = (colour) => { const box = make("span", { className: "lab-swatch" }); box.style.background = colour; return box; };
@@ -297,7 +265,7 @@ function render({ model, el: root }) {
   model.on("msg:custom", heard);
   root.classList.add("lab-widget");
   root.append(bar, make("div", { className: "lab-beside" }, stage, legend), statusLine(model), words, table, near);
-  const watcher = new ResizeObserver(() => paint());
+  const watcher = new ResizeObserver(() => pace.wake());
   watcher.observe(stage);
   move();
   follow.colour();
@@ -305,7 +273,7 @@ function render({ model, el: root }) {
   if (model.get("focus") >= 0) focused();
   ask("again");
   return () => {
-    alive = false;
+    pace.stop();
     watcher.disconnect();
     for (const [name, act] of Object.entries(follow)) model.off(`change:${name}`, act);
     model.off("msg:custom", heard);

@@ -1,0 +1,21 @@
+"""Texts no one reads to the end, cut with a word of what is left out: a megabyte in a page keeps it from opening."""
+
+import re
+
+WORDS = 2_000  # characters of a title, a caption, a point's text
+RUN = 20_000  # of HTML between two tags
+OUTPUT = 200_000  # of what a cell printed
+_LONG = re.compile(rf"(?:\A|(?<=>))[^<>]{{{RUN + 1},}}")
+
+
+def cut(text: str, most: int) -> str:
+    """The text, of a longer one than `most` characters its two ends and how many lie between them."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} … [{len(text) - 2 * half:,} characters left out] … {text[-half:]}"
+
+
+def cut_runs(html: str) -> str:
+    """HTML with each text between its tags cut; tags, and what stands in their attributes, are left whole."""
+    return _LONG.sub(lambda run: cut(run.group(), RUN), html)
