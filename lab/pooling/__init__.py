@@ -9,6 +9,10 @@
 The contract of the token pools: rows without a real token give zeros and zero gradient, padding is never read (NaN in
 it does not leak), its side does not matter, padded and ragged give the same numbers, half inputs accumulate in float32
 and return their own dtype. `lab.pooling.interchange` exports pools to sentence-transformers and takes its own in.
+
+Operators of another shape stand in no registry and have tests of their own: AdaUnpool2d, which undoes; SoftPool and
+eDSCW in 1d and 3d; ScaleGeM over an image's scales; GridMean over a map's cells; PfTokenLayer and InceptionMixer, which
+mix and keep the size.
 """
 
 from lab.pooling import functional
