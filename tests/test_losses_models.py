@@ -3,11 +3,15 @@
 import copy
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from families import FAMILIES
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoModelForCausalLM
 
 import lab
 from lab.pooling.interchange import LayerPooling
@@ -318,6 +322,29 @@ def test_agreement_asks_the_decoder(folders):
     whole = gradients(loss, model, features(model, QUERIES, ANSWERS, WRONG))
     assert whole[0] > InfoNCE(model)(given).item()
     assert_same(gradients(Cached(model, loss, mini_batch=2), model, features(model, QUERIES, ANSWERS, WRONG)), whole)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "gpt2", "gptneox"])
+def test_agreement_trains_any_decoder_that_generates(name, tmp_path):
+    """The same lines for each architecture; what is said is the whole language model's, loaded anew."""
+    config, tokenizer = FAMILIES[name](), lab.models.tiny("llama", layers=1, dim=DIM, heads=2).tokenizer
+    config.vocab_size, config.tie_word_embeddings, config.pad_token_id = len(tokenizer), True, 0
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = lab.training.embedder(tmp_path, "mean, causal", device="cpu")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    query, answer = ([*model.tokenizer(text)["input_ids"]] for text in (QUERIES[0], ANSWERS[0]))
+    with torch.no_grad():
+        logs = whole(input_ids=torch.tensor([query + answer])).logits[0].log_softmax(-1)
+    want = torch.stack([logs[len(query) - 1 + i, token] for i, token in enumerate(answer)]).mean()
+    asked, sought = features(model, QUERIES[:1], ANSWERS[:1])
+    assert LOSSES["agreement"](model).said(asked, sought).item() == pytest.approx(want.item(), rel=1e-4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pairs = pd.DataFrame({"query": QUERIES, "positive": ANSWERS, "negative": WRONG})
+    run = lab.training.contrastive(pairs, model, loss="agreement", steps=2, batch=4, rate=1e-2, progress=False)
+    assert np.isfinite(run.curve.loss.values).all()
+    assert any((value != before[key]).any() for key, value in model.state_dict().items())
 
 
 def test_agreement_refuses(folders, bert):

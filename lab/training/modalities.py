@@ -72,6 +72,7 @@ class Tower(nn.Module):
                 vocab_size=END + 1, hidden_size=dim, intermediate_size=2 * dim, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=128, use_cache=False,
                 bos_token_id=None, eos_token_id=END, pad_token_id=0,
+                initializer_range=dim**-0.5,  # at .02, the default, so narrow a model stands still for a hundred steps
             )
         )  # fmt: skip
         self.pool = POOLS["last"](dim)
