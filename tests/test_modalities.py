@@ -1,27 +1,20 @@
 """lab.training.instructed: answers are the table's, GradCache is exact, a sum of two towers cannot do both tasks."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
-import triton
-import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
 
 import lab
 from lab.training import INSTRUCTIONS, Instruction, instructed
+from lab.training.instructions import WORDS, asked, features, joined, tasks
 from lab.training.losses.cached import Cached
-from lab.training.modalities import DESIGNS, WORDS, Distinct, _asked, _features, _joined, tasks
+from lab.training.modalities import DESIGNS, Distinct
 
 IMAGES, LABELS = lab.data.digits()
 SHORT = {"layers": 1, "dim": 16, "heads": 2, "steps": 2, "batch": 8, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
-    """The kernels have tests of their own; interpreted, each step would take seconds."""
-    monkeypatch.setattr(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", False)
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+pytestmark = pytest.mark.usefixtures("plain_torch")
 
 
 def drawn(design, seed=0):
@@ -36,9 +29,9 @@ def wide(features):
 def mixed(n=3):
     """Queries of a picture, of a word, of both, and of neither word nor instruction."""
     pictures = IMAGES[:n]
-    parts = [_features("name", pictures, None), _features("mirror", None, list(WORDS[:n]))]
-    parts += [_features("is it", pictures, list(WORDS[:n])), _features("", pictures, None)]
-    return wide(_joined(parts))
+    parts = [features("name", pictures, None), features("mirror", None, list(WORDS[:n]))]
+    parts += [features("is it", pictures, list(WORDS[:n])), features("", pictures, None)]
+    return wide(joined(parts))
 
 
 def test_the_table_says_what_is_right():
@@ -51,7 +44,7 @@ def test_the_table_says_what_is_right():
     }
     generator = np.random.default_rng(0)
     for name, form in tasks():
-        features, answers = _asked(name, INSTRUCTIONS[name], form, IMAGES, LABELS, 40, generator)
+        features, answers = asked(name, INSTRUCTIONS[name], form, IMAGES, LABELS, 40, generator)
         spelled = ["".join(" abcdefghijklmnopqrstuvwxyz."[i - 1] for i in row if i) for row in features["input_ids"]]
         shown = [(IMAGES[:, 0] == patched(row)).all((1, 2)).nonzero() for row in features["pixel_values"]]
         for i, answer in enumerate(answers):
@@ -85,7 +78,7 @@ def test_a_dual_encoder_adds_and_a_decoder_does_not():
     """score(picture, instruction) is a sum of the two for one, and not for the other."""
     for design, adds in (("dual encoder", True), ("decoder", False)):
         model = drawn(design)
-        asked = {(i, name): wide(_features(name, IMAGES[i : i + 1], None)) for i in (0, 1) for name in ("name", "swap")}
+        asked = {(i, name): wide(features(name, IMAGES[i : i + 1], None)) for i in (0, 1) for name in ("name", "swap")}
         e = {key: model(one)["sentence_embedding"][0] for key, one in asked.items()}
         mixed_term = e[0, "name"] - e[0, "swap"] - e[1, "name"] + e[1, "swap"]
         assert (mixed_term.abs().max() < 1e-12) == adds
@@ -105,7 +98,7 @@ def test_the_loss_is_its_formula_and_mini_batches_have_its_gradient(design):
     model, queries = drawn(design), mixed()
     n = len(queries["pictured"])
     answers = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 0])
-    sought = wide(_features("", None, [WORDS[i] for i in answers]))
+    sought = wide(features("", None, [WORDS[i] for i in answers]))
     q, t = (torch.nn.functional.normalize(model(one)["sentence_embedding"], dim=1) for one in (queries, sought))
     total = 0.0
     for i in range(n):

@@ -32,11 +32,12 @@ from lab.training.free_features import FreeFeatures, expected_lengths, free_feat
 from lab.training.freezing import Frozen, frozen
 from lab.training.graphs import READOUTS, graph_reader
 from lab.training.hourglass import HourglassShape, agreement, hourglass
+from lab.training.instructions import INSTRUCTIONS, Instruction
 from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
-from lab.training.modalities import INSTRUCTIONS, Instructed, Instruction, instructed
+from lab.training.modalities import Instructed, instructed
 from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
