@@ -42,8 +42,7 @@ def cknna(x: Tensor, y: Tensor, k: int = 10) -> float:
     """CKA over mutual neighbours only: Align(K, L) / sqrt(Align(K, K) Align(L, L)), K and L linear Grams of unit rows.
 
     Align(K, L) = sum of (H K H)_ij (H L H)_ij, H the centring, over the pairs i != j where j is among the k largest of
-    row i in both K and L. In [-1, 1], 1 for equal spaces; symmetric. Unchanged and changed as mutual_knn. n x n
-    matrices are made.
+    row i in both K and L. In [-1, 1], 1 for equal spaces; symmetric. Unchanged and changed as mutual_knn.
 
     Huh et al., 2024, appendix A (form recalled; the published code masks first and centres after).
     https://arxiv.org/abs/2405.07987
@@ -55,17 +54,18 @@ def cknna(x: Tensor, y: Tensor, k: int = 10) -> float:
 
 
 def cknna_prepare(x: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
+    """Numbers of the k nearest rows by cosine, and the centred Gram matrix of the unit rows there: both [N, k]."""
     index = mutual_prepare(x, k)
     units = Space(Space(x).units).centred.x
-    gram = units @ units.T
-    return gram, torch.zeros_like(gram, dtype=torch.bool).scatter_(1, index, True)
+    parts = zip(units.split(1024), index.split(1024), strict=True)  # neighbours of a thousand rows at a time are held
+    return index, torch.cat([torch.einsum("nd,nkd->nk", some, units[near]) for some, near in parts])
 
 
 def cknna_score(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    (k, near_k), (l, near_l) = a, b  # noqa: E741
-    own = k[near_k].square().sum() * l[near_l].square().sum()
-    both = near_k & near_l
-    return float((k[both] * l[both]).sum() / own.sqrt()) if own > 0 else float("nan")
+    (near_k, k), (near_l, l) = a, b  # noqa: E741
+    own = k.square().sum() * l.square().sum()
+    both = near_k[:, :, None] == near_l[:, None, :]
+    return float((k[:, :, None] * l[:, None, :])[both].sum() / own.sqrt()) if own > 0 else float("nan")
 
 
 def rsa(x: Tensor, y: Tensor) -> float:
