@@ -27,7 +27,6 @@ from lab.training.instructions import (
     joined,
     tasks,
 )  # fmt: skip
-from lab.training.losses.cached import Cached
 from lab.training.losses.contrast import Batch, Features, Loss, infonce, similarities
 
 
@@ -208,6 +207,8 @@ def instructed(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DESIGNS[design](dim, layers, heads)
+    from lab.training.losses.cached import Cached  # takes seconds
+
     whole, generator = Distinct(model, scale), np.random.default_rng(seed)
     loss = whole if mini_batch >= batch else Cached(model, whole, mini_batch=mini_batch)
 
