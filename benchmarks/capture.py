@@ -3,11 +3,13 @@
     python benchmarks/capture.py [--texts 60] [--seconds 40] [--flat 2000 50000] [--only docstrings 8x256-32]
 
 Variants take turns in one process, round by round and every second round backwards, so that a busy minute of the
-machine strikes all of them and none always comes after another; short ones have more rounds. Ratios are medians over
-rounds of (variant / plain) within the round, with the quartiles. While times are taken, freed memory stays with the
-process: otherwise a pass takes a fifth longer or not by how another variant's memory lay (up to 360,000 page faults
-a pass, in the plain one as in others). Processor seconds stand beside the clock's, since what other work does to the
-machine moves them less. Peak memory is the median of three processes for each variant, where it goes back as usual.
+machine strikes all of them and none always comes after another; short ones have more rounds. Each of five processes
+gives the median over its rounds of (variant / plain) within the round; the table has the median process, and the
+least and the greatest: how a process's memory lies moves a ratio by some hundredths in all of its rounds alike. While
+times are taken, freed memory stays with the process: otherwise a pass takes a fifth longer or not by how another
+variant's memory lay (up to 360,000 page faults a pass, in the plain one as in others). Processor seconds stand beside
+the clock's, since what other work does to the machine moves them less. Peak memory is the median of three processes
+for each variant, where it goes back as usual.
 `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and stored in
 benchmarks/results/ under the device's name; what is not installed says so.
 """
@@ -50,9 +52,9 @@ SIZES = {
     "12x768-32": (12, 768, 32, 32),
     "12x768-512": (12, 768, 512, 2),
 }
-FEWEST, MOST = 5, 60  # rounds
-PROCESSES = 3  # of each variant for its peak memory
-Seen = dict[str, list[dict[str, Any]]]
+FEWEST, MOST = 3, 60  # rounds in a process
+PROCESSES, PEAKS = 5, 3  # for times; of each variant for its peak memory
+Seen = dict[str, list[list[dict[str, Any]]]]  # of each variant, the rounds of each process
 
 
 def task(name: str, n: int) -> tuple[lab.models.Loaded, list[str], int]:
@@ -123,52 +125,55 @@ def asking(name: str, n: int, keeping: bool) -> Iterator[Callable[[str], dict[st
     process.communicate()
 
 
-def measure(name: str, n: int, seconds: float) -> tuple[Seen, dict[str, str]]:
-    """What each variant took in each round, of as many as fit the seconds, and why others could not be measured.
+def measure(name: str, n: int, seconds: float) -> tuple[Seen, dict[str, float], dict[str, str]]:
+    """What each variant took in the rounds of each process, its peak memory, and why others could not be measured.
 
-    Seconds side by side in one process: two of the same code differ by a quarter in how their memory lies. Peak
-    memory in fresh processes for each.
+    The processes share the seconds. Peak memory is taken in others, fresh for each variant.
     """
     why: dict[str, str] = {}
-    with asking(name, n, keeping=True) as ask:
-        for variant in variants(name):  # warms up, and finds what is not installed
-            if reason := ask(variant).get("missing"):
-                why[variant] = reason
-        there = [variant for variant in variants(name) if variant not in why]
-        seen: Seen = {variant: [] for variant in there}
-        once = sum(ask(variant)["seconds"] for variant in there)
-        for number in tqdm(range(min(MOST, max(FEWEST, int(seconds / once)))), unit="round", desc=name):
-            for variant in reversed(there) if number % 2 else there:
-                seen[variant].append(ask(variant))
-    for variant in there:
-        peaks = []
-        for _ in range(PROCESSES):
-            with asking(name, n, keeping=False) as ask:
-                peaks.append(ask(variant)["megabytes"])
-        seen[variant][-1]["megabytes"] = statistics.median(peaks)
-    return seen, why
+    seen: Seen = {}
+    for number in tqdm(range(PROCESSES), unit="process", desc=name):
+        with asking(name, n, keeping=True) as ask:
+            for variant in variants(name):  # warms up, and finds what is not installed
+                if reason := ask(variant).get("missing"):
+                    why[variant] = reason
+            there = [variant for variant in variants(name) if variant not in why]
+            once = sum(ask(variant)["seconds"] for variant in there)
+            runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in there}
+            for turn in range(min(MOST, max(FEWEST, int(seconds / PROCESSES / once)))):
+                for variant in reversed(there) if (number + turn) % 2 else there:
+                    runs[variant].append(ask(variant))
+        for variant in there:
+            seen.setdefault(variant, []).append(runs[variant])
+    return seen, {variant: _peak(name, n, variant) for variant in tqdm(seen, unit="peak", desc=name)}, why
 
 
-def table(seen: Seen, why: dict[str, str], n: int) -> str:
-    base = seen[PLAIN]
+def _peak(name: str, n: int, variant: str) -> float:
+    peaks = []
+    for _ in range(PEAKS):
+        with asking(name, n, keeping=False) as ask:
+            peaks.append(ask(variant)["megabytes"])
+    return statistics.median(peaks)
+
+
+def table(seen: Seen, peaks: dict[str, float], why: dict[str, str], n: int) -> str:
     rows = [
-        "| variant | texts/s | time, x plain | (middle half) | CPU time, x plain | (middle half) | peak MB | x plain |",
+        "| variant | texts/s | time, x plain | (processes) | CPU time, x plain | (processes) | peak MB | x plain |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, runs in seen.items():
-        rate = n / statistics.median(run["seconds"] for run in runs)
-        peak = runs[-1]["megabytes"]
-        rows.append(
-            f"| {name} | {rate:.1f} | {_ratio(runs, base, 'seconds')} | {_ratio(runs, base, 'processor')} "
-            f"| {peak:.0f} | {peak / base[-1]['megabytes']:.3f} |"
-        )
+    for name, processes in seen.items():
+        rate = n / statistics.median(run["seconds"] for runs in processes for run in runs)
+        columns = " | ".join(_ratio(processes, seen[PLAIN], what) for what in ("seconds", "processor"))
+        rows.append(f"| {name} | {rate:.1f} | {columns} | {peaks[name]:.0f} | {peaks[name] / peaks[PLAIN]:.3f} |")
     return "\n".join([*rows, *(f"| {name} | not measured: {reason} | | | | | | |" for name, reason in why.items())])
 
 
-def _ratio(runs: list[dict[str, Any]], base: list[dict[str, Any]], what: str) -> str:
-    ratios = [run[what] / own[what] for run, own in zip(runs, base, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"{middle:.3f} | {low:.3f} to {high:.3f}"
+def _ratio(processes: list[list[dict[str, Any]]], bases: list[list[dict[str, Any]]], what: str) -> str:
+    medians = [
+        statistics.median(run[what] / own[what] for run, own in zip(runs, base, strict=True))
+        for runs, base in zip(processes, bases, strict=True)
+    ]
+    return f"{statistics.median(medians):.3f} | {min(medians):.3f} to {max(medians):.3f}"
 
 
 def store(n: int) -> None:
@@ -196,7 +201,7 @@ def flat(sizes: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=60, help="docstrings drawn from the corpus")
-    parser.add_argument("--seconds", type=float, default=40, help=f"of rounds for each size, {FEWEST} at the least")
+    parser.add_argument("--seconds", type=float, default=60, help=f"of rounds for a size; {FEWEST} a process at least")
     parser.add_argument("--only", nargs="+", choices=["docstrings", *SIZES], default=["docstrings", *SIZES])
     parser.add_argument("--flat", nargs="*", type=int, default=[2_000, 50_000], help="corpus sizes; none to leave out")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are stored")
@@ -211,13 +216,14 @@ def main() -> None:
     lab.data.corpus()  # harvested once, before the processes need it
     parts = []
     for name in given.only:
-        seen, why = measure(name, given.texts, given.seconds)
+        seen, peaks, why = measure(name, given.texts, given.seconds)
         if name == "docstrings":
             n, what = given.texts, f"minilm, {given.texts} docstrings"
         else:
             layers, dim, length, n = SIZES[name]
             what = f"tiny-llama ({layers} x {dim}), {n} texts of {length} tokens"
-        parts.append(f"## {what}, {len(seen[PLAIN])} rounds\n\n{table(seen, why, n)}\n")
+        rounds = " + ".join(str(len(runs)) for runs in seen[PLAIN])
+        parts.append(f"## {what}, {rounds} rounds\n\n{table(seen, peaks, why, n)}\n")
         print(parts[-1], flush=True)
     if given.flat:
         parts.append(f"## Memory of to_zarr by corpus size, tiny-bert (4 x 128)\n\n{flat(given.flat)}\n")
