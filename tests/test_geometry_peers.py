@@ -26,7 +26,7 @@ def drawn(n=300, d=4, wide=9):
 
 
 def test_scikit_dimension_agrees_where_no_rows_are_equal_and_reads_copies_as_no_dimension():
-    skdim = peer("skdim")
+    skdim = peer("skdim", 'pip install -e ".[peers]" brings it, and matplotlib, which lab.data.docstrings then reads')
     x = drawn()
     theirs = skdim.id.TwoNN(discard_fraction=0.1).fit(x.numpy()).dimension_
     assert geometry.two_nn(x).item() == pytest.approx(theirs, rel=1e-9)
