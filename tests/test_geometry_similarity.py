@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist
 from lab import geometry
 from lab.geometry import agreement, gram, pairs
 from lab.geometry.abreast import abreast
+from lab.geometry.layers import Layers
 
 NAMES = {name: getattr(geometry, name) for name in geometry.SIMILARITIES}
 DISTANCES = {"procrustes", "angular"}
@@ -280,6 +281,17 @@ def test_a_side_lets_go_of_all_but_what_is_asked_for():
     assert side.nbytes == 8 * (60 * 6 + 60 * 59 // 2 + 60 + 1)  # the first two are one tensor; a number for HSIC_1
     with pytest.raises(AttributeError):
         side.part(agreement.near, 10)
+
+
+def test_no_more_layers_are_kept_than_fit(monkeypatch):
+    monkeypatch.setattr("lab.geometry.layers.HOLD", 2 * 8 * 60 * 6 + 100)
+    read = Layers(states(3), 0, [(pairs.coordinates,)])
+    for layer in range(len(read)):
+        read.keep(layer)
+    assert (list(read.kept), read.held) == ([0, 1], 2 * 8 * 60 * 6)
+    assert read(1) is read.kept[1]
+    want = torch.from_numpy(states(3).h.values[2, 0]).double()
+    torch.testing.assert_close(read(2).part(pairs.coordinates), want - want.mean(0))
 
 
 @pytest.mark.parametrize(("threads", "pieces", "inside"), [(2, 5, 1), (5, 2, 2), (3, 1, 3)])
