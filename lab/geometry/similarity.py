@@ -47,7 +47,8 @@ def compare(
 
     other: states of the same examples from another model or checkpoint, for layer_; the same states when not given.
     by: a name, for one array, or several, for a data set with a variable for each; asked together they share what
-    they are made of, X'Y, canonical variates, distances, lists of neighbours, and cost half of what they cost apart.
+    they are made of (X'Y, canonical directions, distances, lists of neighbours): all nine cost three fifths of nine
+    calls at 7 layers of 2,000 x 384.
     procrustes and angular are distances, the others similarities; pwcca takes its weights from `layer`. What is read
     of the layers is held up to 1 GiB. As many layers as torch has threads are read, and compared, at once.
 
