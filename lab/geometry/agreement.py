@@ -93,13 +93,18 @@ def ranks(side: Side) -> Tensor:
     square = side.part(distances)
     values = square.float().numpy(force=True)
     # float32 from 0 sorts as its bits do: value and place in one integer are sorted at once, five times faster
-    keys = (values.view(np.uint32).astype(np.uint64) << 32) | np.arange(len(values), dtype=np.uint64)
+    keys = values.view(np.uint32).astype(np.uint64)
+    keys <<= 32
+    keys |= np.arange(len(keys), dtype=np.uint32)
     keys.sort()
-    rank = _mean_ranks((keys >> 32).astype(np.uint32))
+    order = keys.astype(np.uint32)
+    keys >>= 32
+    rank = _mean_ranks(keys)
     rank -= (len(rank) - 1) / 2
     size = np.linalg.norm(rank)
+    rank /= size if size > 0 else np.nan
     found = np.empty(len(rank))
-    found[keys.astype(np.uint32)] = rank / (size if size > 0 else np.nan)
+    found[order] = rank
     return torch.from_numpy(found).to(square.device)
 
 
