@@ -1,6 +1,7 @@
 """Texts no one reads to the end, cut with a word of what is left out: a megabyte in a page keeps it from opening."""
 
 import re
+from collections.abc import Mapping
 
 WORDS = 2_000  # characters of a title, a caption, a point's text
 RUN = 20_000  # of HTML between two tags
@@ -14,6 +15,22 @@ def cut(text: str, most: int) -> str:
         return text
     half = most // 2
     return f"{text[:half]} … [{len(text) - 2 * half:,} characters left out] … {text[-half:]}"
+
+
+def cut_words(part: object) -> object:
+    """A figure with its long words cut: nothing is placed by those of points, titles and captions."""
+    if isinstance(part, list) and part and isinstance(part[0], Mapping):
+        return [cut_words(one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    words = ("text", "hovertext", "caption")
+    return {name: _words(value) if name in words else cut_words(value) for name, value in part.items()}
+
+
+def _words(value: object) -> object:
+    if isinstance(value, list):
+        return [_words(word) for word in value]
+    return cut(value, WORDS) if isinstance(value, str) else cut_words(value)
 
 
 def cut_runs(html: str) -> str:

@@ -1,4 +1,4 @@
-// Frames while something moves and one more when it rests; none before the card is through with the last, since what it
+// Frames while something moves and one more when it rests; none before the painter is through with the last, since what it
 // is asked meanwhile waits in a row and all moves late. Of very many points every stride-th is drawn while they move.
 const REST = 140; // ms after the last movement
 const MANY = 20000; // points up to which every frame has all
@@ -26,8 +26,8 @@ class Pace {
 
   tick(now) {
     const awake = this.moving !== null || now - this.woken < REST;
-    this.asked = awake || !this.scatter.ready() ? requestAnimationFrame(this.tick) : 0;
-    if (!this.scatter.ready()) return;
+    this.asked = awake || !this.scatter.painter.ready() ? requestAnimationFrame(this.tick) : 0;
+    if (!this.scatter.painter.ready()) return;
     if (this.last) this.learn(now - this.last);
     this.last = now;
     this.moving?.(now);
