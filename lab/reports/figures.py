@@ -28,7 +28,8 @@ def box(figure: Mapping, anchor: str) -> Markup:
 def data(figure: Mapping, anchor: str) -> Markup:
     """A figure's JSON where no parser can leave its script element: every < is written as an escape."""
     kept = {name: figure[name] for name in ("data", "layout", "frames", "config") if figure.get(name)}
-    text = json.dumps(length.cut_words(rounding.light(kept)), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    light = length.cut_words(rounding.light(kept))
+    text = json.dumps(light, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return Markup('<script type="application/json" id="{}">{}</script>').format(anchor, Markup(text))  # noqa: S704
 
 
