@@ -64,8 +64,9 @@ class Wire:
 
 
 class Host:
-    """One page with one widget; `errors` and `requests` are what a test looks at when it ends. first: a script that runs
-    before the widget's."""
+    """One page with one widget; `errors` and `requests` are what a test looks at when it ends.
+
+    first: a script that runs before the widget's own."""
 
     def __init__(self, browser, widget, width=1100, height=900, first="() => {}", **options):
         self.widget, self.wire = widget, Wire()
