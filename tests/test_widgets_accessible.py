@@ -119,7 +119,7 @@ def themes():
     plain = {
         f"{name}, no JupyterLab": f":root {{ color-scheme: {name}; }} body {{ background: Canvas; }}"
         for name in ("light", "dark")
-    }  # noqa: E501
+    }
     own = {name: path.read_text() + "body { background: var(--jp-layout-color0); }" for name, path in STYLES.items()}
     return own | plain
 
@@ -153,7 +153,7 @@ def test_keys_reach_what_a_pointer_reaches_and_each_has_a_name(opened):
         node
         for node in tree
         if {"name": "focusable", "value": {"type": "booleanOrUndefined", "value": True}} in node.get("properties", [])
-    ]  # noqa: E501
+    ]
     named = [node for node in held if node["role"]["value"] != "RootWebArea" and not node.get("ignored")]
     assert len(named) >= len(rings)
     assert [node for node in named if not node["name"]["value"].strip()] == []
