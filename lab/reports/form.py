@@ -190,7 +190,7 @@ class Form:
             self._say(f"Done in {render.duration(self.record.seconds)}.", more=link)
 
     def _say(self, words: str, *, bad: bool = False, more: str = "") -> None:
-        colour = "color:#a3262c" if bad else ""
+        colour = "color:var(--jp-error-color1, #a3262c)" if bad else ""  # JupyterLab's own red, light and dark
         self.said.value = f"<p style='white-space:pre-wrap;{colour}'>{html.escape(words)} {more}</p>"
 
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 
 WORDS = 2_000  # characters of a title, a caption, a point's text
 RUN = 20_000  # of HTML between two tags
-OUTPUT = 200_000  # of what a cell printed
+TAGS = 10_000  # of HTML: cleaning takes a second for so many
+OUTPUT = 200_000  # characters of what a cell printed, or of its markdown
+_IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=]+")
 _LONG = re.compile(rf"(?:\A|(?<=>))[^<>]{{{RUN + 1},}}")
 
 
@@ -15,6 +17,27 @@ def cut(text: str, most: int) -> str:
         return text
     half = most // 2
     return f"{text[:half]} … [{len(text) - 2 * half:,} characters left out] … {text[-half:]}"
+
+
+def brief(value: object) -> object:
+    """What a template shows of a value: a text that is not HTML is cut to WORDS, all else is left."""
+    return cut(value, WORDS) if type(value) is str else value
+
+
+def cut_source(markdown: str) -> str:
+    """Markdown of more than OUTPUT characters, not counting the images in it, cut."""
+    if len(markdown) <= OUTPUT or len(_IMAGE.sub("", markdown)) <= OUTPUT:
+        return markdown
+    return cut(markdown, OUTPUT)
+
+
+def cut_tags(html: str) -> str:
+    """HTML of more than TAGS tags with those in the middle left out."""
+    places = [found.start() for found in re.finditer("<", html)]
+    if len(places) <= TAGS:
+        return html
+    half = TAGS // 2
+    return f"{html[: places[half]]} … [{len(places) - TAGS:,} tags left out] … {html[places[-half] :]}"
 
 
 def cut_words(part: object) -> object:
