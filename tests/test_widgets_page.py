@@ -26,11 +26,14 @@ COUNT_DRAWS = """() => {
     kind.prototype[name] = function (...given) { window.draws++; draw.apply(this, given); };
   }
 }"""
-# a browser that plays a graphics card by the processor does not say so any more
+# a browser that plays a graphics card by the processor and does not say so
 CARD = """() => {
-  const plain = HTMLCanvasElement.prototype.getContext;
+  const plain = HTMLCanvasElement.prototype.getContext, told = WebGL2RenderingContext.prototype.getParameter;
   HTMLCanvasElement.prototype.getContext = function (kind, options = {}) {
     return plain.call(this, kind, { ...options, failIfMajorPerformanceCaveat: false });
+  };
+  WebGL2RenderingContext.prototype.getParameter = function (name) {
+    return name === 0x9246 ? "a card" : told.call(this, name);
   };
 }"""
 

@@ -21,11 +21,15 @@ void main() {
   ink = colour;
 }`;
 
-// A browser that would play the card by the processor gives nothing when it is asked not to.
+// Without a card a browser may play one by the processor: it gives nothing when it is asked not to, or says who plays.
+const PLAYED = /swiftshader|llvmpipe|softpipe|software|basic render/i;
+
 function hasCard() {
   const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
-  gl?.getExtension("WEBGL_lose_context")?.loseContext();
-  return gl !== null;
+  if (!gl) return false;
+  const name = gl.getParameter(gl.getExtension("WEBGL_debug_renderer_info")?.UNMASKED_RENDERER_WEBGL ?? gl.RENDERER);
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return !PLAYED.test(name);
 }
 
 class Card {
