@@ -14,7 +14,8 @@ EVIL = "<script>alert('1')</script>\"'>\u202etxet\U0001f9ea<img src=x onerror=al
 LONG = EVIL * 15_000  # a megabyte
 HOSTILE = {
     "markup": EVIL, "open tags": "<div>", "styles": "<style>", "comments": "<!--a-->", "formulas": "$x$ ",
-    "emphasis": "*a ", "brackets": "[", "backticks": "`a ", "quotes": "> ", "table": "| a | b |\n", "headings": "## a\n\n",
+    "emphasis": "*a ", "brackets": "[", "backticks": "`a ", "quotes": "> ", "table": "| a | b |\n",
+    "headings": "## a\n\n",
 }  # fmt: skip
 
 
