@@ -39,12 +39,13 @@ class Pixels {
 
 // ink over what is there, from one pixel of a row to another; colours are not multiplied by their alpha
 function cover(ink, from, to, colour, alpha) {
-  const over = 255 * alpha, first = ((Math.round(over) << 24) | colour) >>> 0;
+  const over = 255 * alpha, first = (Math.round(over) << 24) | colour;
+  const red = colour & 255, green = (colour >>> 8) & 255, blue = colour >>> 16;
   for (let k = from; k <= to; k++) {
     const was = ink[k];
     if (was === 0 || alpha === 1) { ink[k] = first; continue; }
     const all = over + (was >>> 24) * (1 - alpha), share = over / all;
-    const mix = (shift) => { const low = (was >>> shift) & 255; return low + share * (((colour >>> shift) & 255) - low) + 0.5; };
-    ink[k] = ((((all + 0.5) & 255) << 24) | ((mix(16) & 255) << 16) | ((mix(8) & 255) << 8) | (mix(0) & 255)) >>> 0;
+    const r = was & 255, g = (was >>> 8) & 255, b = (was >>> 16) & 255;
+    ink[k] = ((all + 0.5) << 24) | ((b + share * (blue - b) + 0.5) << 16) | ((g + share * (green - g) + 0.5) << 8) | (r + share * (red - r) + 0.5);
   }
 }
