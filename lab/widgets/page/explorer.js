@@ -178,6 +178,7 @@ function render({ model, el: root }) {
     else if (!was.far) focus(under(spot(event)));
     overlay();
   });
+  canvas.addEventListener("transitionend", () => pace.wake()); // another theme, another ground
   canvas.addEventListener("pointerleave", () => { if (!held) point(-1); });
   canvas.addEventListener("dblclick", () => { scatter.centre = [0, 0]; scatter.zoom = 1; pace.wake(); });
   function zoom(factor, [x, y]) {
