@@ -3,7 +3,8 @@
 const REST = 140; // ms after the last movement
 const MANY = 20000; // points up to which every frame has all
 const FEWEST = 5000;
-const SLOW = 40, QUICK = 24; // ms from frame to frame: above, fewer points; below, more
+const SLOW = 40, QUICK = 24; // ms of a frame: above, fewer points; below, more
+const BESIDE = 16; // ms of a frame that are not the painter's, where it says what it took
 
 class Pace {
   constructor(scatter, drawn) {
@@ -35,9 +36,10 @@ class Pace {
     this.drawn();
   }
 
-  learn(spent) {
-    this.times = [...this.times.slice(-59), Math.round(spent)];
+  learn(between) {
+    this.times = [...this.times.slice(-59), Math.round(between)];
     if (this.scatter.n <= MANY) return;
+    const { took } = this.scatter.painter, spent = took === undefined ? between : took + BESIDE;
     if (spent > SLOW) this.stride = Math.min(this.scatter.n / FEWEST, this.stride * Math.min(8, spent / QUICK));
     else if (spent < QUICK) this.stride = Math.max(1, this.stride / 1.2);
   }

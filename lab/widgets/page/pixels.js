@@ -3,10 +3,11 @@
 // which where it is played by the processor too takes twice as long for a canvas that lets something through.
 class Pixels {
   constructor(canvas) {
-    Object.assign(this, { canvas, pen: canvas.getContext("2d", { alpha: false }), image: null, named: null, ground: 0 });
+    Object.assign(this, { canvas, pen: canvas.getContext("2d", { alpha: false }), image: null, named: null, ground: 0, took: 0 });
   }
 
   paint({ width, height, n, stride, before, after, code, mark, palette, t, centre, scale, size, faint }) {
+    const began = performance.now();
     if (this.image?.width !== width || this.image.height !== height) this.image = this.pen.createImageData(width, height);
     const ink = new Uint32Array(this.image.data.buffer), colours = new Uint32Array(palette.buffer);
     const [fa, oa] = packing(before), [fb, ob] = packing(after);
@@ -29,6 +30,7 @@ class Pixels {
       }
     }
     this.pen.putImageData(this.image, 0, 0);
+    this.took = performance.now() - began;
   }
 
   // the colour of the canvas's own ground in this page, under this theme; the pen reads any form of it
