@@ -3,7 +3,8 @@ function plainTable(columns, rows, numbers, click) {
   const head = make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, said(name))));
   const body = rows.map((cells, i) => {
     const row = make("tr", {}, ...cells.map((cell) => make("td", {}, said(cell))));
-    return click ? pressable(row, () => click(numbers[i])) : row;
+    if (click) pressable(row, () => click(numbers[i])).setAttribute("aria-label", cells.join(", ").slice(0, 200));
+    return row;
   });
   return make("table", { className: "lab-table" }, make("thead", {}, head), make("tbody", {}, ...body));
 }
