@@ -13,7 +13,8 @@ from lab.reports import compare, figures, index, length, markdown, outputs
 EVIL = "<script>alert('1')</script>\"'>\u202etxet\U0001f9ea<img src=x onerror=alert(2)>"
 LONG = EVIL * 15_000  # a megabyte
 HOSTILE = {
-    "markup": EVIL, "open tags": "<div>", "styles": "<style>", "comments": "<!--a-->", "formulas": "$x$ ",
+    "markup": EVIL, "open tags": "<div>", "attributes": "<p" + " a" * 1000,
+    "styles": "<style>", "comments": "<!--a-->", "formulas": "$x$ ",
     "emphasis": "*a ", "brackets": "[", "backticks": "`a ", "quotes": "> ", "table": "| a | b |\n",
     "headings": "## a\n\n",
 }  # fmt: skip
@@ -60,7 +61,7 @@ def test_tags_in_the_middle_are_left_out():
 def test_an_image_in_markdown_is_whole_however_long():
     image = "![a](data:image/png;base64," + "A" * 300_000 + ")"
     assert length.cut_source(image + "b" * 200) == image + "b" * 200
-    assert "characters left out" in length.cut_source(image + "b" * 200_001)
+    assert "characters left out" in length.cut_source(image + "b" * 50_001)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -70,7 +71,7 @@ def test_a_megabyte_of_markdown_or_html_of_any_kind_opens(kind):
     pieces = markdown.html(text), outputs.shown(new_output("display_data", {"text/html": text}), "a")
     assert time.process_time() - began < 15
     for piece in pieces:
-        assert "left out" in piece
+        assert len(piece) < 800_000
         assert "<script>alert" not in piece
 
 

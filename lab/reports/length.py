@@ -6,9 +6,16 @@ from collections.abc import Mapping
 WORDS = 2_000  # characters of a title, a caption, a point's text
 RUN = 20_000  # of HTML between two tags
 TAGS = 10_000  # of HTML: cleaning takes a second for so many
-OUTPUT = 200_000  # characters of what a cell printed, or of its markdown
+SOURCE = 50_000  # characters of markdown, without its images
+OUTPUT = 200_000  # of what a cell printed
+DEEP = 500  # tags inside each other, or attributes of one: parsers take minutes for thousands
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=]+")
-_LONG = re.compile(rf"(?:\A|(?<=>))[^<>]{{{RUN + 1},}}")
+_LONG = re.compile(rf"(?:\A|(?<=>))[^<]{{{RUN + 1},}}")
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w-]*)([^>]*)")
+# of which a page may hold any number without an end
+_ALONE = re.compile(
+    r"(?i)area|base|br|col|d[dt]|embed|hr|img|input|li|link|meta|option|p|source|t(body|[dhr]|head)|wbr"
+)
 
 
 def cut(text: str, most: int) -> str:
@@ -25,10 +32,10 @@ def brief(value: object) -> object:
 
 
 def cut_source(markdown: str) -> str:
-    """Markdown of more than OUTPUT characters, not counting the images in it, cut."""
-    if len(markdown) <= OUTPUT or len(_IMAGE.sub("", markdown)) <= OUTPUT:
+    """Markdown of more than SOURCE characters, not counting the images in it, cut."""
+    if len(markdown) <= SOURCE or len(_IMAGE.sub("", markdown)) <= SOURCE:
         return markdown
-    return cut(markdown, OUTPUT)
+    return cut(markdown, SOURCE)
 
 
 def cut_tags(html: str) -> str:
@@ -38,6 +45,17 @@ def cut_tags(html: str) -> str:
         return html
     half = TAGS // 2
     return f"{html[: places[half]]} … [{len(places) - TAGS:,} tags left out] … {html[places[-half] :]}"
+
+
+def tangled(html: str) -> bool:
+    """Whether some HTML has more than DEEP tags inside each other, or a tag with as many attributes."""
+    depth = 0
+    for close, name, attributes in _TAG.findall(html):
+        if not _ALONE.fullmatch(name):
+            depth += -1 if close else 1
+        if depth > DEEP or len(attributes.split()) > DEEP:
+            return True
+    return False
 
 
 def cut_words(part: object) -> object:

@@ -65,7 +65,10 @@ def html(source: str) -> Markup:
 
 def safe(dirty: str) -> Markup:
     """Sanitise HTML: what is not on the list is shown as text, so nothing runs and nothing is hidden."""
-    clean = _cleaner().clean(length.cut_runs(_unstyled(dirty)))
+    some = _unstyled(dirty)
+    if length.tangled(some):  # nothing that anyone meant as markup
+        return Markup("<pre>{}</pre>").format(length.cut(some, length.RUN))
+    clean = _cleaner().clean(length.cut_runs(some))
     return Markup(_NAMELESS.sub('<img alt="image"', clean))  # noqa: S704 (that is what the cleaner is for)
 
 
