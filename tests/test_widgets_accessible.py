@@ -24,9 +24,11 @@ LISTEN = """() => {
     return plain.call(this, kind, ...rest);
   };
 }"""
-THEME = """css => {
+THEME = """async css => {
   document.getElementById("theme")?.remove();
   document.head.append(Object.assign(document.createElement("style"), { id: "theme", textContent: css }));
+  document.body.getClientRects();
+  await Promise.all(document.getAnimations().map((one) => one.finished)); // colours of canvases have a transition
 }"""
 # [what, its colour as it is seen, the ground it stands on] of all words, and of the edges of all fields
 SEEN = """() => {
@@ -61,6 +63,15 @@ SEEN = """() => {
   }
   return { words, edges };
 }"""  # noqa: E501
+# is the ground of a map dark, and what is written beside a grid light?
+PAINTED = """dark => [...document.querySelectorAll("canvas")].every((canvas) => {
+  const flat = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height }), pen = flat.getContext("2d");
+  pen.drawImage(canvas, 0, 0);
+  const map = canvas.matches(".lab-points"), { data } = map ? pen.getImageData(1, 1, 1, 1) : pen.getImageData(0, 0, 65, canvas.height);
+  const seen = [];
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) seen.push(data[i]);
+  return seen.length > 0 && (map ? seen[0] < 90 : Math.max(...seen) > 150) === dark;
+})"""  # noqa: E501
 FOCUSED = r"""() => {
   const node = document.activeElement, style = getComputedStyle(node);
   if (node === document.body || window.reached.has(node)) return null;
@@ -135,6 +146,15 @@ def test_words_and_fields_can_be_seen_in_every_theme(opened):
         assert [(theme, *one) for one in seen["words"] if contrast(*one[1:]) < 4.5] == []
         assert [(theme, *one) for one in seen["edges"] if contrast(*one[1:]) < 3] == []
     assert len(set(grounds.values())) >= 3, "the themes are not on"
+
+
+def test_what_is_painted_follows_the_theme(opened):
+    """A canvas keeps the colours it was painted in until it is painted again."""
+    shown = opened.page.locator("canvas").count()
+    for theme, dark in (("dark", True), ("light", False)):
+        opened.page.evaluate(THEME, themes()[theme])
+        opened.page.wait_for_function(PAINTED, arg=dark)
+    assert shown == opened.page.evaluate("document.querySelectorAll('canvas').length")
 
 
 def test_keys_reach_what_a_pointer_reaches_and_each_has_a_name(opened):

@@ -64,7 +64,7 @@ def cut_words(part: object) -> object:
         return [cut_words(one) for one in part]
     if not isinstance(part, Mapping):
         return part
-    words = ("text", "hovertext", "caption")
+    words = ("text", "hovertext", "caption", *(() if "data" in part else ("name",)))  # a frame is called by its name
     return {name: _words(value) if name in words else cut_words(value) for name, value in part.items()}
 
 

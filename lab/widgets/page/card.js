@@ -77,6 +77,7 @@ class Card {
     gl.viewport(0, 0, view.width, view.height);
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
+    if (!view.n) return;
     for (const [array, buffer] of this.buffers) {
       if (Object.values(view).includes(array)) continue;
       gl.deleteBuffer(buffer);

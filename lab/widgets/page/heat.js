@@ -80,6 +80,7 @@ function heatMap(title, { rows, columns, hover = () => {}, click = null, upward 
     else hover(spot);
     draw();
   });
+  canvas.addEventListener("transitionend", draw); // another theme, another ink
   new ResizeObserver(draw).observe(canvas.parentNode);
   return { node, update, mark: (i, j = null) => { marked = [i, j]; draw(); } };
 }

@@ -30,7 +30,7 @@ class Scatter {
   draw(stride = 1) {
     const { canvas, n, before, after, code, mark, palette, t, centre } = this;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((v) => Math.round(v * (devicePixelRatio || 1)));
-    if (!n || !width || !height) return;
+    if (!width || !height) return;
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const faint = this.marked ? 0.15 : n > 100000 ? 0.6 : 0.85, size = this.pointSize(), scale = this.scale();
     this.painter.paint({ width, height, n, stride, before, after, code, mark, palette, t, centre: [...centre], scale, size, faint });
