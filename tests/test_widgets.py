@@ -387,6 +387,8 @@ BANNED = (
 def test_pages_ask_the_network_for_nothing_and_write_no_markup():
     names = (
         "scatter",
+        "card",
+        "pixels",
         "pace",
         "grid",
         "words",

@@ -20,17 +20,21 @@ pytestmark = needs_chromium
 SHOWN = "JSON.parse(document.getElementById('root').dataset.shown ?? '[]')"
 
 COUNT_DRAWS = """() => {
-  const gl = document.querySelector(".lab-points").getContext("webgl2"), draw = gl.drawArrays.bind(gl);
   window.draws = 0;
-  gl.drawArrays = (...given) => { window.draws++; draw(...given); };
+  for (const [kind, name] of [[WebGL2RenderingContext, "drawArrays"], [CanvasRenderingContext2D, "putImageData"]]) {
+    const draw = kind.prototype[name];
+    kind.prototype[name] = function (...given) { window.draws++; draw.apply(this, given); };
+  }
 }"""
-ONE_FRAME = """async () => {
-  const canvas = document.querySelector(".lab-points"), gl = canvas.getContext("webgl2"), n = __n;
-  gl.finish();
-  const began = performance.now();
-  for (let i = 0; i < 3; i++) { gl.clear(gl.COLOR_BUFFER_BIT); gl.drawArrays(gl.POINTS, 0, n); gl.finish(); }
-  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-  return (performance.now() - began) / 3;
+# a browser that plays a graphics card by the processor and does not say so
+CARD = """() => {
+  const plain = HTMLCanvasElement.prototype.getContext, told = WebGL2RenderingContext.prototype.getParameter;
+  HTMLCanvasElement.prototype.getContext = function (kind, options = {}) {
+    return plain.call(this, kind, { ...options, failIfMajorPerformanceCaveat: false });
+  };
+  WebGL2RenderingContext.prototype.getParameter = function (name) {
+    return name === 0x9246 ? "a card" : told.call(this, name);
+  };
 }"""
 
 
@@ -218,14 +222,15 @@ def test_a_click_shows_the_weight_of_each_token(host, minilm):
     assert tokens.evaluate_all(ground) == [more, less]  # the first token alone is heard
 
 
-@pytest.mark.parametrize("n", [10_000, 1_000_000])
-def test_ten_thousand_points_move_and_a_million_draw(host, n):
+@pytest.mark.parametrize(("n", "painter"), [(10_000, "Card"), (10_000, "Pixels"), (1_000_000, "Pixels")])
+def test_ten_thousand_points_move_and_a_million_draw(host, n, painter):
     h = np.random.default_rng(0).normal(size=(2, 1, n, 2)).astype(np.float32)
     axes = {"layer": [0, 1], "pool": ["mean"]}
     states = xr.Dataset({"h": (("layer", "pool", "example", "dim"), h)}, coords=axes, attrs={"model": "none"})
     table = pd.DataFrame({"number": np.arange(n), "kind": np.arange(n) % 5})
     widget = lab.widgets.explorer(states, table, text="number", colour="kind")
-    page = host(widget)
+    page = host(widget, **({"first": CARD} if painter == "Card" else {}))
+    assert page.page.evaluate("document.getElementById('root').dataset.painter") == painter
     page.until(f"{SHOWN}[0] === 1")
     first = time.perf_counter() - page.began
     widget.layer = 0
@@ -255,9 +260,8 @@ def test_ten_thousand_points_move_and_a_million_draw(host, n):
     page.page.keyboard.up("Shift")
     page.until(lambda: widget.selected.size > n // 1000)
     took = time.perf_counter() - began
-    cost = page.page.evaluate(ONE_FRAME.replace("__n", str(n)))
     morphing = f"a frame of a morph {np.median(morph):.0f} ms ({len(morph)} frames, 1 in {stride} points)"
-    print(f"\n{n:,} points: first figure {first:.1f} s, {morphing}, all points once {cost:.0f} ms")
+    print(f"\n{n:,} points, {painter}: first figure {first:.1f} s, {morphing}")
     print(f"hover {1000 * hover:.0f} ms, lasso of {widget.selected.size:,} {took:.1f} s")
     assert len(morph) >= 7  # it moves, and does not jump, however slow the machine
 

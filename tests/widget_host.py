@@ -64,9 +64,11 @@ class Wire:
 
 
 class Host:
-    """One page with one widget; `errors` and `requests` are what a test looks at when it ends."""
+    """One page with one widget; `errors` and `requests` are what a test looks at when it ends.
 
-    def __init__(self, browser, widget, width=1100, height=900, **options):
+    first: a script that runs before the widget's own."""
+
+    def __init__(self, browser, widget, width=1100, height=900, first="() => {}", **options):
         self.widget, self.wire = widget, Wire()
         widget.comm = self.wire
         self.context = browser.new_context(offline=True, viewport={"width": width, "height": height}, **options)
@@ -79,6 +81,7 @@ class Host:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.set_content("<!doctype html><meta charset=utf-8><body><div id=root></div>")
         self.page.evaluate(f"() => {{{MODEL}}}")
+        self.page.evaluate(first)
         state = {key: value for key, value in widget.get_state().items() if key not in INNER}
         json.dumps(state, allow_nan=False)  # as the kernel's own messages must be
         self.began = time.perf_counter()

@@ -88,7 +88,11 @@ def _pca(x: np.ndarray, seed: int, _neighbours: int, _start: np.ndarray | None) 
 
 
 def _umap(x: np.ndarray, seed: int, neighbours: int, start: np.ndarray | None) -> np.ndarray:
-    with warnings.catch_warnings():
+    from threadpoolctl import threadpool_limits
+
+    # numba raises OpenMP's number of threads for the whole process; left so, a t-SNE after it took 30 s of a busy
+    # processor instead of 2
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
         # said by umap at every seeded fit, and by its import of a TensorFlow it does not need here
         warnings.filterwarnings("ignore", message="n_jobs value .* overridden", category=UserWarning)
         warnings.filterwarnings("ignore", message="Tensorflow not installed", category=ImportWarning)

@@ -190,7 +190,7 @@ class Form:
             self._say(f"Done in {render.duration(self.record.seconds)}.", more=link)
 
     def _say(self, words: str, *, bad: bool = False, more: str = "") -> None:
-        colour = "color:#a3262c" if bad else ""
+        colour = "color:color-mix(in srgb, var(--jp-error-color1, #d33) 70%, currentColor)" if bad else ""
         self.said.value = f"<p style='white-space:pre-wrap;{colour}'>{html.escape(words)} {more}</p>"
 
 

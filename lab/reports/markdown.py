@@ -24,6 +24,7 @@ _TAGS = frozenset(
 )
 _CSS = ("color", "background-color", "font-weight", "font-style", "text-align", "vertical-align", "white-space")
 _NAMELESS = re.compile(r"<img(?![^>]*\balt=)")
+_SLOT = re.compile(r"slot-[0-9a-f]{24}")
 _STYLE = re.compile(r"<style\b[^>]*>.*?</style\s*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -52,10 +53,8 @@ def page(
     from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
     renderer = _renderer()(set(taken), folder, files or {})
-    dirty = MarkdownWithMath(renderer=renderer).render(source)
-    clean = safe(dirty)
-    for slot, markup in renderer.kept.items():
-        clean = Markup(clean.replace(slot, markup))  # noqa: S704 (slots hold our own markup only)
+    dirty = MarkdownWithMath(renderer=renderer).render(length.cut_source(source))
+    clean = Markup(_SLOT.sub(renderer.fill, safe(dirty)))  # noqa: S704 (slots hold our own markup only)
     return Page(clean, tuple(renderer.headings))
 
 
@@ -66,13 +65,24 @@ def html(source: str) -> Markup:
 
 def safe(dirty: str) -> Markup:
     """Sanitise HTML: what is not on the list is shown as text, so nothing runs and nothing is hidden."""
-    clean = _cleaner().clean(length.cut_runs(_STYLE.sub("", dirty)))
+    some = _unstyled(dirty)
+    if length.tangled(some):  # nothing that anyone meant as markup
+        return Markup("<pre>{}</pre>").format(length.cut(some, length.RUN))
+    clean = _cleaner().clean(length.cut_runs(some))
     return Markup(_NAMELESS.sub('<img alt="image"', clean))  # noqa: S704 (that is what the cleaner is for)
 
 
 def is_plain(dirty: str) -> bool:
     """Whether HTML needs nothing beyond the list: a pandas table does not, a widget-like repr does."""
-    return {tag.lower() for tag in re.findall(r"<([a-zA-Z][\w-]*)", _STYLE.sub("", dirty))} <= _TAGS
+    return {tag.lower() for tag in re.findall(r"<([a-zA-Z][\w-]*)", _unstyled(dirty))} <= _TAGS
+
+
+def _unstyled(dirty: str) -> str:
+    """Without style sheets, and with no more tags than cleaning has time for."""
+    some = length.cut_tags(dirty)
+    last = some.lower().rfind("</style")
+    end = some.find(">", last) + 1 if last >= 0 else 0  # beyond it each <style would be looked for to the end
+    return _STYLE.sub("", some[:end]) + some[end:]
 
 
 def text(source: str) -> str:
@@ -87,7 +97,7 @@ def mathml(latex: str, display: str) -> Markup:
     broken = tuple(error for error in vars(exceptions).values() if isinstance(error, type))
     try:
         return Markup(converter.convert(latex.strip(), display=display))  # noqa: S704 (built as an XML tree)
-    except (*broken, ValueError, TypeError, LookupError, AttributeError, StopIteration):
+    except (*broken, ValueError, TypeError, LookupError, AttributeError, StopIteration, RecursionError):
         return Markup('<code class="broken-math" title="this equation could not be read">{}</code>').format(latex)
 
 
@@ -128,11 +138,20 @@ def _renderer() -> type:
             self.taken, self.folder = taken, folder
             self.kept: dict[str, Markup] = {}
             self.headings: list[Heading] = []
+            self.used: dict[str, int] = {}  # how far each anchor is counted
 
         def keep(self, markup):
             slot = f"slot-{secrets.token_hex(12)}"
             self.kept[slot] = markup
             return slot
+
+        def fill(self, slot):
+            return self.kept.get(slot.group(), slot.group())
+
+        def plain(self, text):
+            """What is rendered as words alone; a formula reads as its source."""
+            words = _SLOT.sub(lambda slot: Markup(self.fill(slot)).striptags(), safe(text).striptags())  # noqa: S704
+            return length.cut(words, length.WORDS)
 
         def block_math(self, body):
             return self.keep(Markup('<span class="equation">{}</span>').format(mathml(body, "block")))
@@ -149,14 +168,12 @@ def _renderer() -> type:
         def heading(self, text, level, **_):
             if level == 1 or level > 3:
                 return f"<h{max(level, 2)}>{text}</h{max(level, 2)}>\n"
-            # a formula in a heading reads as its source in the contents
-            plain = safe(text).striptags()
-            for slot, markup in self.kept.items():
-                plain = plain.replace(slot, markup.striptags())
-            stem = "s-" + (re.sub(r"\W+", "-", plain.lower()).strip("-") or "section")
-            anchor, n = stem, 2
-            while anchor in self.taken:
-                anchor, n = f"{stem}-{n}", n + 1
+            plain = self.plain(text)
+            stem = "s-" + (re.sub(r"\W+", "-", plain.lower())[:80].strip("-") or "section")
+            n = self.used.get(stem, 1)
+            while (anchor := stem if n == 1 else f"{stem}-{n}") in self.taken:
+                n += 1
+            self.used[stem] = n
             self.taken.add(anchor)
             self.headings.append(Heading(level, plain, anchor))
             open_ = self.keep(Markup('<h{} id="{}">').format(level, anchor))
@@ -165,7 +182,7 @@ def _renderer() -> type:
 
         def image(self, text, url, title=None):  # noqa: ARG002 (mistune gives it)
             source = self.data(url)
-            alt = safe(text).striptags()
+            alt = self.plain(text)
             if source is None:
                 return f'<a href="{markupsafe.escape(url)}">{markupsafe.escape(alt or url)}</a>'
             return self.keep(Markup('<img src="{}" alt="{}">').format(source, alt))

@@ -97,7 +97,7 @@ def _as(mime: str, content: object, anchor: str, plain: str) -> Markup:
         case "image/svg+xml":
             content = base64.b64encode(content.encode()).decode()  # as an image it cannot run scripts
     source = f"data:{mime};base64,{content}".replace("\n", "")
-    return Markup('<img src="{}" alt="{}">').format(source, plain or "image")
+    return Markup('<img src="{}" alt="{}">').format(source, length.cut(plain, length.WORDS) or "image")
 
 
 def _is_useless(plain: str | None) -> bool:

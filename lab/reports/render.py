@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lab.reports import figures, markdown, notebook, outputs
+from lab.reports import figures, length, markdown, notebook, outputs
 from lab.reports.record import Record
 
 TEMPLATES = Path(__file__).parent / "template"
@@ -93,7 +93,7 @@ def filled(template: str, more: Mapping[str, Callable] | None = None, **context:
     """A page that is no notebook, from one of our templates; more: filters beside the shared ones."""
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=length.brief)
     environment.filters |= filters() | dict(more or {})
     environment.globals["plotly"] = figures.plotly
     return _readable(environment.get_template(template).render(**context))
@@ -207,6 +207,7 @@ def _exporter():
         def _create_environment(self):
             environment = super()._create_environment()
             environment.autoescape = True
+            environment.finalize = length.brief
             environment.filters |= filters() | {"python": _highlight}
             environment.globals["plotly"] = figures.plotly
             return environment

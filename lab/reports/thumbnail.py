@@ -59,7 +59,8 @@ class Axis:
     def numbers(self, values: object) -> np.ndarray:
         flat = values if isinstance(values, np.ndarray) else rounding.array(values)
         if self.words is not None:
-            return np.array([self.words.index(str(value)) for value in flat], float)
+            place = {word: i for i, word in enumerate(self.words)}
+            return np.array([place[str(value)] for value in flat], float)
         numbers = np.array([math.nan if not _is_number(value) else float(value) for value in flat])
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(numbers > 0, np.log10(numbers), np.nan) if self.log else numbers

@@ -25,7 +25,7 @@ from lab.widgets.weights import built, token_weights
 class Explorer(Live):
     """What `explorer` gives. layer, pool, method, colour and query can be set from Python, and follow the page."""
 
-    _esm = script("scatter", "pace", "grid", "words", "tables", "explorer")
+    _esm = script("scatter", "card", "pixels", "pace", "grid", "words", "tables", "explorer")
     _css = style()
     alone = frozenset({"focus"})
 

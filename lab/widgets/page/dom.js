@@ -2,7 +2,7 @@
 // the direction of writing end where it ends.
 const SVG = "http://www.w3.org/2000/svg";
 
-const KEYED = ["input", "select", "button", "textarea", "canvas", "tr"];
+const KEYED = ["input", "select", "button", "textarea", "canvas", "tr", "td"];
 
 function make(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -21,6 +21,14 @@ function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
+  return node;
+}
+
+// what a click does on it, Enter does too
+function pressable(node, act) {
+  node.tabIndex = 0;
+  node.addEventListener("click", act);
+  node.addEventListener("keydown", (event) => { if (event.key === "Enter") act(); });
   return node;
 }
 

@@ -21,7 +21,6 @@ function render({ model, el: root }) {
   let neighbours = null, shown = null, places = null, grid = null, chosen = new Uint32Array(), found = new Uint32Array();
   let lassoing = false, line = null, hovered = -1, version = 0;
   canvas.setAttribute("aria-label", `map of ${n} examples; arrow keys move it, plus and minus zoom`);
-  if (!scatter.gl) note.textContent = "This browser gives no WebGL2, which the points need.";
 
   // ---- what was asked of the kernel
   const ask = (what, more = {}, buffers) => model.send({ ask: what, ...more }, undefined, buffers);
@@ -85,7 +84,7 @@ function render({ model, el: root }) {
     const map = maps.get(JSON.stringify(key()));
     stage.classList.toggle("lab-stale", !map);
     if (!map) { note.textContent = `no map yet of layer ${key().join(", ")}`; want(key()); return; }
-    note.textContent = scatter.gl ? map.note : note.textContent;
+    note.textContent = map.note;
     if (map.array === shown) { prefetch(); return; }
     const before = shown ? between() : map.array;
     shown = map.array;
@@ -105,7 +104,7 @@ function render({ model, el: root }) {
   }
   function between() { // where the points are now, if they are on their way
     if (scatter.t >= 1 || !(shown instanceof Float32Array)) return shown;
-    const { before, after } = scatter.bytes, t = scatter.t;
+    const { before, after, t } = scatter;
     return Float32Array.from(after, (v, i) => (before[i] > NOWHERE || v > NOWHERE ? v : before[i] + t * (v - before[i])));
   }
   const pace = new Pace(scatter, () => {
@@ -179,6 +178,7 @@ function render({ model, el: root }) {
     else if (!was.far) focus(under(spot(event)));
     overlay();
   });
+  canvas.addEventListener("transitionend", () => pace.wake()); // another theme, another ground
   canvas.addEventListener("pointerleave", () => { if (!held) point(-1); });
   canvas.addEventListener("dblclick", () => { scatter.centre = [0, 0]; scatter.zoom = 1; pace.wake(); });
   function zoom(factor, [x, y]) {
@@ -265,6 +265,7 @@ function render({ model, el: root }) {
   for (const [name, act] of Object.entries(follow)) model.on(`change:${name}`, act);
   model.on("msg:custom", heard);
   root.classList.add("lab-widget");
+  root.dataset.painter = scatter.painter.constructor.name;
   root.append(bar, make("div", { className: "lab-beside" }, stage, legend), statusLine(model), words, table, near);
   const watcher = new ResizeObserver(() => pace.wake());
   watcher.observe(stage);
@@ -278,7 +279,7 @@ function render({ model, el: root }) {
     watcher.disconnect();
     for (const [name, act] of Object.entries(follow)) model.off(`change:${name}`, act);
     model.off("msg:custom", heard);
-    scatter.gl?.getExtension("WEBGL_lose_context")?.loseContext();
+    scatter.painter.close();
   };
 }
 

@@ -2,17 +2,20 @@
 const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"].map(rgb);
 
 function heatMap(title, { rows, columns, hover = () => {}, click = null, upward = false }) {
-  const canvas = make("canvas", { className: "lab-heat", role: "img", ariaLabel: title });
+  const canvas = make("canvas", { className: "lab-heat", role: "img", tabIndex: 0 });
   const heading = make("h4", {}, said(title));
-  const told = make("div", { className: "lab-quiet", textContent: " " });
+  const told = make("div", { className: "lab-quiet", role: "status", textContent: " " });
   const node = make("div", { className: "lab-panel" }, heading, canvas, told);
   const [L, B] = [74, 40];
-  let now = null, marked = [null, null];
-  if (click) { canvas.tabIndex = 0; canvas.style.cursor = "pointer"; }
+  let now = null, marked = [null, null], pointed = null; // rows and columns; pointed: by keys
+  if (click) canvas.style.cursor = "pointer";
+  const name = (words) => canvas.setAttribute("aria-label", `${words}; arrow keys go from cell to cell`);
+  name(title);
 
   function update(values, { named = title, down, across, low = 0, high = 1 }) {
     now = { values, down, across, low, high };
     heading.replaceChildren(said(named));
+    name(named);
     draw();
   }
   function size() {
@@ -47,8 +50,7 @@ function heatMap(title, { rows, columns, hover = () => {}, click = null, upward 
     pen.fillText(`${columns} (down: ${rows})`, L + (w - L) / 2, n * tall + 28);
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
-    const [i, j] = marked;
-    if (i !== null && i >= 0 && i < n) pen.strokeRect(L + (j ?? 0) * cell, at(i) * tall, j === null ? w - L : cell, tall);
+    for (const [i, j] of [marked, pointed ?? [null, null]]) if (i !== null && i >= 0 && i < n) pen.strokeRect(L + (j ?? 0) * cell, at(i) * tall, j === null ? w - L : cell, tall);
   }
   function place(event) {
     if (!now) return null;
@@ -59,19 +61,26 @@ function heatMap(title, { rows, columns, hover = () => {}, click = null, upward 
   }
   function tell(spot) {
     const value = spot && now.values[spot[0]][spot[1]];
-    told.replaceChildren(spot ? said(`${rows} ${now.down[spot[0]]}, ${columns} ${now.across[spot[1]]}: ${value === null ? "none" : value.toPrecision(3)}`) : " ");
+    const words = spot ? `${rows} ${now.down[spot[0]]}, ${columns} ${now.across[spot[1]]}: ${value === null ? "none" : value.toPrecision(3)}` : " ";
+    told.replaceChildren(said(words));
   }
   canvas.addEventListener("pointermove", (event) => { const spot = place(event); tell(spot); hover(spot); });
-  canvas.addEventListener("pointerleave", () => { tell(null); hover(null); });
+  for (const away of ["pointerleave", "blur"]) canvas.addEventListener(away, () => { pointed = null; tell(null); hover(null); draw(); });
   canvas.addEventListener("click", (event) => { const spot = place(event); if (spot && click) click(...spot); });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [upward ? 1 : -1, 0], ArrowDown: [upward ? -1 : 1, 0] }[event.key];
-    if (!step || !click || !now) return;
+    if (!step || !now) return;
     event.preventDefault();
     event.stopPropagation();
-    const [i, j] = [(marked[0] ?? 0) + step[0], (marked[1] ?? 0) + step[1]];
-    if (i >= 0 && i < now.down.length && j >= 0 && j < now.across.length) click(i, j);
+    const [i, j] = click ? marked : pointed ?? marked, spot = [(i ?? 0) + step[0], (j ?? 0) + step[1]];
+    if (now.values[spot[0]]?.[spot[1]] === undefined) return;
+    pointed = spot;
+    tell(spot);
+    if (click) click(...spot);
+    else hover(spot);
+    draw();
   });
+  canvas.addEventListener("transitionend", draw); // another theme, another ink
   new ResizeObserver(draw).observe(canvas.parentNode);
   return { node, update, mark: (i, j = null) => { marked = [i, j]; draw(); } };
 }

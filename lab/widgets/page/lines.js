@@ -1,20 +1,32 @@
 // Curves in an SVG: [{name, colour, points: [[x, y, low?, high?], ...]}]; a band where there is low and high.
 function lineChart(title, { across, unit, hover = () => {} }) {
   const [W, H, L, B, T, R] = [480, 230, 46, 34, 8, 10];
-  const chart = svg("svg", { class: "lab-chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title });
+  const chart = svg("svg", { class: "lab-chart", viewBox: `0 0 ${W} ${H}`, role: "img", tabindex: 0, "data-lm-suppress-shortcuts": true });
   const heading = make("h4", {}, said(title));
   const keys = make("div", { className: "lab-keys" });
-  const node = make("div", { className: "lab-panel" }, heading, chart, keys);
-  let xs = [], toX = () => L, mark = null;
+  const told = make("div", { className: "lab-quiet lab-values", textContent: " " });
+  const node = make("div", { className: "lab-panel" }, heading, chart, keys, told);
+  let xs = [], drawn = [], toX = () => L, mark = null, pointed = null;
   chart.addEventListener("pointermove", (event) => {
     const box = chart.getBoundingClientRect(), x = ((event.clientX - box.left) / box.width) * W;
     const near = xs.reduce((best, v) => (best === null || Math.abs(toX(v) - x) < Math.abs(toX(best) - x) ? v : best), null);
     if (near !== null) hover(near);
   });
-  chart.addEventListener("pointerleave", () => hover(null));
+  for (const away of ["pointerleave", "blur"]) chart.addEventListener(away, () => hover(null));
+  chart.addEventListener("focus", () => told.setAttribute("role", "status")); // of figures that move together one is read out
+  chart.addEventListener("blur", () => told.removeAttribute("role"));
+  chart.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || !xs.length) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const at = xs.indexOf(pointed);
+    hover(xs[Math.max(0, Math.min(xs.length - 1, at < 0 ? (step > 0 ? 0 : xs.length - 1) : at + step))]);
+  });
 
   function update(series, { named = title, references = [] } = {}) {
     heading.replaceChildren(said(named));
+    chart.setAttribute("aria-label", `${named} by ${across}: ${series.map((one) => one.name).join(", ") || "nothing yet"}; arrow keys go along`);
     const real = (v) => v !== null && v !== undefined && Number.isFinite(v);
     const all = series.flatMap((one) => one.points.filter((p) => real(p[1])));
     xs = [...new Set(all.map((p) => p[0]))].sort((a, b) => a - b);
@@ -48,11 +60,16 @@ function lineChart(title, { across, unit, hover = () => {} }) {
     mark = svg("line", { y1: T, y2: H - B, stroke: "currentColor", "stroke-width": 1.5, visibility: "hidden" });
     chart.append(mark);
     const swatch = (colour) => { const box = make("span", { className: "lab-swatch" }); box.style.background = colour; return box; };
+    drawn = series;
     keys.replaceChildren(...series.map((one) => make("span", {}, swatch(one.colour), said(one.name))),
       ...references.map((one) => make("span", { className: "lab-quiet" }, "- - ", said(one.name))));
+    point(pointed);
   }
-  function point(x) { // a line across at x, which another figure may have been hovered at
+  function point(x) { // a line across at x, where another figure may have been pointed at, and each curve's value there
+    pointed = x;
     if (!mark) return;
+    const heights = drawn.map((one) => [one.name, one.points.find((p) => p[0] === x)?.[1]]).filter(([, y]) => Number.isFinite(y));
+    told.replaceChildren(said(heights.length ? `${across} ${short(x)}: ${heights.map(([name, y]) => `${name} ${short(y)}`).join(", ")}` : " "));
     mark.setAttribute("visibility", x === null || !xs.includes(x) ? "hidden" : "visible");
     if (x !== null) { mark.setAttribute("x1", toX(x)); mark.setAttribute("x2", toX(x)); }
   }

@@ -3,8 +3,9 @@ function render({ model, el: root }) {
   let seen = null;
   const mosaic = heatMap("sink rate", { rows: "layer", columns: "head", upward: true, click: (i, j) => set({ layer: seen.layers[i], head: j }) });
   const rows = heatMap("who looks where", { rows: "query", columns: "key" });
-  const mass = lineChart("attention received", { across: "place", unit: "mean over texts" });
-  const norms = lineChart("length of the value", { across: "place", unit: "|v|" });
+  const hover = (x) => [mass, norms].forEach((chart) => chart.point(x));
+  const mass = lineChart("attention received", { across: "place", unit: "mean over texts", hover });
+  const norms = lineChart("length of the value", { across: "place", unit: "|v|", hover });
   const text = make("div", { className: "lab-full" });
   const set = (values) => { for (const [name, value] of Object.entries(values)) model.set(name, value); model.save_changes(); };
   const normalizer = choice("normalizer", model.get("normalizers"), model.get("normalizer"), (value) => set({ normalizer: value }));

@@ -2,11 +2,8 @@
 function plainTable(columns, rows, numbers, click) {
   const head = make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, said(name))));
   const body = rows.map((cells, i) => {
-    const row = make("tr", { tabIndex: click ? 0 : -1 }, ...cells.map((cell) => make("td", {}, said(cell))));
-    if (click) {
-      row.addEventListener("click", () => click(numbers[i]));
-      row.addEventListener("keydown", (event) => { if (event.key === "Enter") click(numbers[i]); });
-    }
+    const row = make("tr", {}, ...cells.map((cell) => make("td", {}, said(cell))));
+    if (click) pressable(row, () => click(numbers[i])).setAttribute("aria-label", cells.join(", ").slice(0, 200));
     return row;
   });
   return make("table", { className: "lab-table" }, make("thead", {}, head), make("tbody", {}, ...body));
@@ -21,11 +18,7 @@ function aroundTable(rows, chance, now, click) {
     make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col", textContent: name, title: name === "together" ? title : "" })))));
   const body = rows.map((row) => {
     const share = row.together === null ? "" : `${Math.round(100 * row.together)} %`;
-    const cells = row.near.map((one) => {
-      const cell = make("td", { title: `cosine ${one.cosine.toFixed(3)}` }, said(one.text));
-      cell.addEventListener("click", () => click(one.number));
-      return cell;
-    });
+    const cells = row.near.map((one) => pressable(make("td", { title: `cosine ${one.cosine.toFixed(3)}` }, said(one.text)), () => click(one.number)));
     const made = make("tr", {}, make("th", { scope: "row", textContent: row.layer }), make("td", { textContent: share }), ...cells);
     if (row.layer === now) made.classList.add("lab-now");
     return made;

@@ -21,6 +21,6 @@ function wordRows(words, pools, ahead = null) {
     token.style.background = mixed(EVEN, i ? MORE : LESS, i === 1 ? 0 : 1);
     return token;
   });
-  const legend = make("div", { className: "lab-words lab-quiet" }, make("span", { textContent: "times 1/n" }), make("div", {}, ...scale));
+  const legend = make("div", { className: "lab-words" }, make("span", { className: "lab-quiet", textContent: "times 1/n" }), make("div", {}, ...scale));
   return make("div", { className: "lab-rows" }, ...rows, legend);
 }
