@@ -188,6 +188,8 @@ def _register() -> None:
                         self.shutdown_kernel = "immediate"
                         break
                 self.set_widgets_metadata()
+                # its thread wakes once a second, and the channels' context would wait for that
+                self.kc.hb_channel.stop()
             return self.nb
 
         def _one(self, index, cell):

@@ -21,6 +21,7 @@ from lab.data.undisturbed import undisturbed
 from lab.models import identity
 from lab.training.losses import named
 from lab.training.pairs import checked, checksum
+from lab.training.remembered import remembered
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,7 +113,7 @@ def contrastive(
     keep = None if folder is None else Path(folder)
     if keep is not None:
         _claim(keep, said | {"model": _fingerprint(model)})
-    with undisturbed(), tempfile.TemporaryDirectory() as aside:
+    with undisturbed(), tempfile.TemporaryDirectory() as aside, remembered(model):
         stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
         return _trained(stepper, model, steps, every, patience, see, progress)
 

@@ -1,5 +1,6 @@
 """Designs x seeds: every one trained and asked the same, on all cores, each run kept so that a killed call goes on."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -21,6 +22,7 @@ from lab.training.designs import Design
 from lab.training.embedder import embedder
 from lab.training.layer_weights import layer_weights
 from lab.training.pairs import checksum
+from lab.training.remembered import remembered
 
 SEEN = 64  # texts by which the weights of the layers are read
 
@@ -105,6 +107,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.disable_progress_bar()
+    gc.freeze()  # the trainer collects garbage at each start and end; what was imported is none
 
 
 def _run(job: dict[str, Any]) -> None:
@@ -112,7 +115,8 @@ def _run(job: dict[str, Any]) -> None:
     options = {"truncate": True, "progress": False} | job["options"]
     tuned = contrastive(job["pairs"], model, seed=job["seed"], **options)
     began = time.process_time()
-    score = job["evaluate"](model)
+    with remembered(model):
+        score = job["evaluate"](model)
     numbers = {
         "parameters": tuned.parameters, "head": sum(value.numel() for value in model[1].parameters()),
         "seconds": tuned.seconds, "cpu_seconds": tuned.cpu_seconds, "evaluate_cpu_seconds": time.process_time() - began,

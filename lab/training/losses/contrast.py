@@ -104,7 +104,8 @@ def similarities(columns: Sequence[Tensor], *, in_batch: bool = True) -> tuple[T
     B = len(query)
     if in_batch:
         across = query @ first.T
-        away = across[~torch.eye(B, dtype=torch.bool, device=across.device)].view(B, B - 1)
+        # without the diagonal: slices, where a mask would be gathered and its gradient scattered, number by number
+        away = across.flatten()[1:].view(B - 1, B + 1)[:, :-1].reshape(B, B - 1)
         negative = torch.cat([away, *(query @ column.T for column in rest)], 1)
     else:
         own = [(query * column).sum(1, keepdim=True) for column in rest]
