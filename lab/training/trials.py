@@ -48,8 +48,9 @@ def trials(
     lab.training.contrastive, such as steps, batch, rate, loss, held_out; window and lora: of lab.training.embedder.
     folder: where each run is kept, in a file of its own that is whole or not there, named by design, seed and a
         checksum of all that it was made of. Called again, only what is missing is run.
-    workers: processes, each on one thread; the cores when not given, 1 on a GPU and to stay in this process. They are
-        started anew, so a script that calls this needs the usual `if __name__ == "__main__":`.
+    workers: processes, each on one thread; where not given as many as torch would have threads here, so that what was
+        given one core keeps to it; 1 on a GPU, and to stay in this process. They are started anew, so a script that
+        calls this needs the usual `if __name__ == "__main__":`.
 
     Returns score[design, seed, ...], curve variables loss, held_out ...[design, seed, step], layer_weight[design, seed,
     layer], and over [design, seed] parameters (trained), head (those of the pooling), seconds and cpu_seconds (of the
@@ -83,8 +84,7 @@ def trials(
 
 def _done(left: list[dict[str, Any]], workers: int | None) -> Iterator[None]:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = 1 if torch.cuda.is_available() else cores
+        workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     workers = min(workers, len(left))
     if workers <= 1:
         for job in left:
