@@ -1,6 +1,5 @@
 """Designs x seeds: every one trained and asked the same, on all cores, each run kept so that a killed call goes on."""
 
-import gc
 import hashlib
 import json
 import multiprocessing
@@ -107,7 +106,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.disable_progress_bar()
-    gc.freeze()  # the trainer collects garbage at each start and end; what was imported is none
 
 
 def _run(job: dict[str, Any]) -> None:
