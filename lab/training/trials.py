@@ -1,4 +1,4 @@
-"""Designs x seeds: every one trained and asked the same, on all cores, each run kept so that a killed call goes on."""
+"""Designs x seeds: every one trained and asked the same, on several cores, each run kept: a killed call goes on."""
 
 import hashlib
 import json
