@@ -115,7 +115,7 @@ def _terms(counts: np.ndarray) -> np.ndarray:
     return counts * np.log(np.where(counts > 0, counts, 1))
 
 
-def _v_measure(n: int, *terms: np.ndarray) -> np.ndarray:
+def _v_measure(n: int, *terms: np.ndarray | np.floating) -> np.ndarray:
     """2 I / (H(row) + H(column)) of tables of counts, 1 where there is one row and one column.
 
     terms: the sums of c ln c over rows, columns and cells; an entropy is ln n less such a sum over n.
