@@ -32,7 +32,7 @@ def made(bases, kind="bert", window=12):
     return embedder(bases[kind], "mean, both ways", window=window)
 
 
-def equal(one, two):
+def assert_alike(one, two):
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
@@ -66,7 +66,7 @@ def test_features_are_the_usual_ones(bases, kind, side):
         found = [model.preprocess(part, prompt=None, task=None) for part in parts]
         vectors = model.encode(TEXTS)
     for one, two in zip(found, wanted, strict=True):
-        equal(dict(one), dict(two))
+        assert_alike(dict(one), dict(two))
     assert (vectors == model.encode(TEXTS)).all()
 
 
@@ -89,7 +89,7 @@ def test_what_was_done_to_a_batch_does_not_come_back(bases):
         first["input_ids"] += 1
         first["sentence_embedding"] = torch.zeros(1)
         second = model.preprocess(TEXTS)
-    equal(dict(second), dict(model.preprocess(TEXTS)))
+    assert_alike(dict(second), dict(model.preprocess(TEXTS)))
 
 
 @pytest.mark.parametrize("other", ["window", "side", "words"])
@@ -103,7 +103,7 @@ def test_models_that_read_otherwise_share_nothing(bases, other):
     with remembered(model):
         model.preprocess(TEXTS)
     with remembered(apart):
-        equal(dict(apart.preprocess(TEXTS)), dict(wanted))
+        assert_alike(dict(apart.preprocess(TEXTS)), dict(wanted))
 
 
 def test_prompts_and_options_go_the_usual_way(bases):
@@ -111,7 +111,7 @@ def test_prompts_and_options_go_the_usual_way(bases):
     wanted = model.preprocess(TEXTS, prompt="tell: ")
     with remembered(model):
         model.preprocess(TEXTS)
-        equal(dict(model.preprocess(TEXTS, prompt="tell: ")), dict(wanted))
+        assert_alike(dict(model.preprocess(TEXTS, prompt="tell: ")), dict(wanted))
         short = model.preprocess(TEXTS, max_length=5)
     assert short["input_ids"].shape[1] == 5
 
@@ -138,7 +138,7 @@ def test_more_texts_than_are_kept_are_cut_each_time(bases, monkeypatch):
     asked = counted(model)
     with remembered(model):
         for part in (TEXTS[:2], TEXTS, TEXTS):
-            equal(dict(model.preprocess(part)), dict(model[0].preprocess(part)))
+            assert_alike(dict(model.preprocess(part)), dict(model[0].preprocess(part)))
     assert asked.count("a") > 2
 
 
