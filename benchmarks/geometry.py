@@ -4,9 +4,11 @@
 
 The states are drawn, with a power-law spectrum and a mean, each layer the last one and noise. Ours and the plain form
 take turns in one process; ratios are medians over rounds. A number of one space is timed on one layer with nothing
-shared, so it pays for its own spectrum or search; a number of two spaces on one pair. Then all of them at once, as
-`lab.geometry.measure` and `lab.geometry.compare` do it, against the goal. Beside wall time stands the processor's,
-which a busy machine stretches less. The table is printed and stored in benchmarks/results/ under the device's name.
+shared, so it pays for its own spectrum or search; a number of two spaces on one pair. Then all of them, every number
+of every layer by one call of `lab.geometry.measure` and every similarity of all pairs of layers by one call of
+`lab.geometry.compare`, against the goal; below them each similarity asked for alone. Beside wall time stands the
+processor's, which a busy machine stretches less. The table is printed and stored in benchmarks/results/ under the
+device's name.
 """
 
 import argparse
@@ -70,16 +72,25 @@ def in_turns(calls: dict[str, tuple[Call, Call | None]], rounds: int, what: str)
     return "\n".join(lines)
 
 
-def together(states: xr.Dataset, labels: np.ndarray, rounds: int) -> tuple[list[str], Timed]:
-    """measure and each comparison of all pairs of layers; the least of the rounds."""
-    calls = {"measure, with labels": lambda: geometry.measure(states, labels, progress=False)}
-    for name in geometry.SIMILARITIES:
-        calls[f"compare, {name}"] = lambda name=name: geometry.compare(states, by=name, progress=False)
-    least: Timed = {name: (float("inf"), float("inf")) for name in calls}
+def together(states: xr.Dataset, labels: np.ndarray, rounds: int) -> tuple[Timed, Timed]:
+    """measure and one compare of all similarities; each of those alone. The least of the rounds."""
+    names = list(geometry.SIMILARITIES)
+    calls = {
+        "measure, with labels": lambda: geometry.measure(states, labels, progress=False),
+        f"compare, by {len(names)} similarities": lambda: geometry.compare(states, by=names, progress=False),
+    }
+    alone = {f"compare, {by}": lambda by=by: geometry.compare(states, by=by, progress=False) for by in names}
+    least = dict.fromkeys([*calls, *alone], (float("inf"), float("inf")))
     for _ in tqdm(range(rounds), unit="round", desc="all layers"):
-        for name, call in calls.items():
+        for name, call in (calls | alone).items():
             least[name] = tuple(map(min, least[name], clock(call)[:2]))
-    return [f"| {name} | {wall:.2f} | {cpu:.2f} |" for name, (wall, cpu) in least.items()], least
+    return {name: least[name] for name in calls}, {name: least[name] for name in alone}
+
+
+def as_rows(least: Timed, last: str) -> str:
+    """A table's rows, their sum the last."""
+    total = tuple(sum(side) for side in zip(*least.values(), strict=True))
+    return "\n".join(f"| {name} | {wall:.2f} | {cpu:.2f} |" for name, (wall, cpu) in (least | {last: total}).items())
 
 
 def main() -> None:
@@ -104,14 +115,15 @@ def main() -> None:
     size = f"{given.examples:,} x {given.dim}"
     parts = [f"## One space, {size}\n\n{in_turns(spaces, given.rounds, 'one space')}"]
     parts.append(f"## Two spaces, {size} each\n\n{in_turns(pairs, given.rounds, 'two spaces')}")
-    lines, least = together(states, labels, given.rounds)
-    wall, cpu = (sum(side) for side in zip(*least.values(), strict=True))
+    least, alone = together(states, labels, given.rounds)
+    wall = sum(seconds for seconds, _ in least.values())
     shape = (given.layers, given.examples, given.dim) == (7, 2_000, 384)
     verdict = f" The goal is {GOAL:g} s: {'reached' if wall <= GOAL else 'not reached'} in this run." if shape else ""
+    head = "| call | wall s | processor s |\n|---|---|---|\n"
     parts.append(
-        f"## All of {given.layers} layers x {size}\n\n| call | wall s | processor s |\n|---|---|---|\n"
-        + "\n".join([*lines, f"| together | {wall:.2f} | {cpu:.2f} |"])
-        + f"\n\nThe least of {given.rounds} rounds for each.{verdict}"
+        f"## All of {given.layers} layers x {size}\n\n{head}{as_rows(least, 'together')}"
+        f"\n\nThe least of {given.rounds} rounds for each.{verdict}\n\nWhat the second call would cost name by name:"
+        f"\n\n{head}{as_rows(alone, 'one after another')}"
     )
     used = ", ".join(f"{name} {versions()[name]}" for name in ("python", "torch"))
     page = f"# Geometry on {device()}\n\n{used}, {torch.get_num_threads()} threads\n\n" + "\n\n".join(parts) + "\n"

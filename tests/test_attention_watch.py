@@ -44,6 +44,7 @@ BACKENDS += [(name, backend) for name in TEXTS for backend in (("flash", "tiles"
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
 def test_texts_are_watched_as_eager_attention_has_them(name, side, backend, monkeypatch):
     monkeypatch.setattr("lab.attention.sinks.ELEMENTS", 3 * 4 * 9 * 2)  # two rows of queries at a time
+    monkeypatch.setattr("lab.attention.runs.ELEMENTS", 3 * 4 * 9 * 2)  # some heads at a time
     monkeypatch.setattr("lab.attention.tiles.TILE", 4)  # three by three tiles, the last of one token
     monkeypatch.setattr("lab.attention.tiles.AT_ONCE", 3 * 4 * 4)  # and three heads of one text
     model = drawn(name)
@@ -76,7 +77,7 @@ def test_the_fused_kernel_is_a_backend(name, side):
     assert set(result.backend.values) == {"fused"}
 
 
-@pytest.mark.parametrize(("threads", "fast"), [(1, "tiles"), (2, "flash")])
+@pytest.mark.parametrize(("threads", "fast"), [(2, "tiles"), (3, "flash")])
 @pytest.mark.parametrize("name", TEXTS)
 def test_auto_takes_a_fast_one_where_it_may(name, threads, fast, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -315,6 +315,7 @@ def test_a_users_tables():
         (lambda: evaluation.classification("c", list("abcd"), [1, 1, 1, 2]), "two texts or more"),
         (lambda: evaluation.classification("c", list("abcd"), [1, 1, 2, 2], [1, 2]), "groups if any"),
         (lambda: evaluation.clustering("k", list("abcd"), ["x", "x", None, None]), "none missing"),
+        (lambda: evaluation.classification("k", list("abcd"), ["x", np.nan, "x", np.nan]), "none missing"),
         (lambda: lab.data.Task("x", "ranking", ("a",), np.array([0]), None, np.array([0])), "the kind is one of"),
         (lambda: lab.data.Task("x", "clustering", ("a",), np.array([1]), None, np.array([0])), "from 0 to 0"),
     ],

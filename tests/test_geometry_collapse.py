@@ -141,6 +141,7 @@ def test_degenerate_classes_say_so():
         (LABELS[:, None], r"one for each of the 20 rows; got shape \(20, 1\)"),
         ([None, *["a"] * 9, *["b"] * 10], r"1 labels are missing, the first in rows \[0\]"),
         ([math.nan, math.nan, *[1.0] * 9, *[2.0] * 9], r"2 labels are missing"),
+        ([*["a"] * 9, math.nan, *["b"] * 10], r"1 labels are missing, the first in rows \[9\]"),
         (["a"] * 20, "at least two classes are needed; all 20 labels are 'a'"),
     ],
 )

@@ -115,15 +115,6 @@ def test_copies_leave_the_dimension_standing():
         assert number(torch.ones(30, 4)).isnan()
 
 
-def test_scikit_dimension_agrees_where_no_rows_are_equal():
-    skdim = pytest.importorskip("skdim")
-    x = cloud(300, 4, wide=9)
-    theirs = skdim.id.TwoNN(discard_fraction=0.1).fit(x.numpy()).dimension_
-    assert geometry.two_nn(x).item() == pytest.approx(theirs, rel=1e-9)
-    theirs = skdim.id.MLE(K=20).fit(x.numpy()).dimension_
-    assert geometry.levina_bickel(x, 20).item() == pytest.approx(theirs, rel=1e-9)
-
-
 def test_hubness_is_the_skewness_of_popularity():
     x = cloud(60, 5)
     counts = np.zeros(60)

@@ -1,6 +1,7 @@
 """lab.geometry's similarities of two spaces: definitions, what they are blind to, what they see, pairs of layers."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from lab import geometry
+from lab.geometry import agreement, gram, pairs
+from lab.geometry.abreast import abreast
+from lab.geometry.layers import Layers
 
 NAMES = {name: getattr(geometry, name) for name in geometry.SIMILARITIES}
 DISTANCES = {"procrustes", "angular"}
@@ -38,8 +42,9 @@ def hsic(k, l):  # noqa: E741
     return (np.trace(k @ l) + middle) / (n * (n - 3))
 
 
-@pytest.mark.parametrize("fraction", [0.4, 0.8])
-def test_rbf_cka_is_its_definition_on_gram_matrices(fraction):
+@pytest.mark.parametrize(("fraction", "block"), [(0.4, 2**19), (0.8, 2**19), (0.4, 250)])
+def test_rbf_cka_is_its_definition_on_gram_matrices(fraction, block, monkeypatch):
+    monkeypatch.setattr("lab.geometry.distances.BLOCK", block)
     grams = []
     for side in pair():
         distance = torch.cdist(side, side).numpy()
@@ -118,7 +123,9 @@ def test_the_distances_of_shapes_are_metrics(name):
         assert distance(x, y) == pytest.approx(distance(y, x))
 
 
-def test_rsa_is_spearmans_with_ties():
+@pytest.mark.parametrize("block", [2**19, 250])
+def test_rsa_is_spearmans_with_ties(block, monkeypatch):
+    monkeypatch.setattr("lab.geometry.distances.BLOCK", block)
     x, y = pair()
     x[40:50] = x[:10]  # equal distances by the hundred
     want = stats.spearmanr(pdist(x.numpy()), pdist(y.numpy())).statistic
@@ -220,10 +227,10 @@ def states(layers, seed=0, examples=60):
     )
 
 
-@pytest.mark.parametrize("hold", [0, 2**30])
+@pytest.mark.parametrize("hold", [0, 30_000, 2**30])
 @pytest.mark.parametrize("name", NAMES)
 def test_compare_is_each_number_of_each_pair(name, hold, monkeypatch):
-    monkeypatch.setattr("lab.geometry.similarity.HOLD", hold)
+    monkeypatch.setattr("lab.geometry.layers.HOLD", hold)
     one, two = states(3), states(2, seed=1)
     inside = geometry.compare(one, by=name, progress=False)
     between = geometry.compare(one, two, name, progress=False)
@@ -235,9 +242,87 @@ def test_compare_is_each_number_of_each_pair(name, hold, monkeypatch):
     assert between.sel(pool="max", layer=2, layer_=1).item() == pytest.approx(NAMES[name](b, c), rel=1e-9)
 
 
+def alone(one, two=None):
+    return {name: geometry.compare(one, two, name, progress=False) for name in NAMES}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_names_asked_together_give_what_each_gives_alone(threads):
+    one, two = states(3).assign(width=("layer", [6, 4, 6])), states(2, seed=1)
+    before, apart = torch.get_num_threads(), (alone(one), alone(one, two))
+    torch.set_num_threads(threads)
+    try:
+        found = [geometry.compare(one, other, list(NAMES), progress=False) for other in (None, two)]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for together, want in zip(found, apart, strict=True):
+        assert list(together) == list(NAMES)
+        for name in NAMES:
+            assert getattr(together, name).identical(together[name])  # no name hides behind one of xarray's own
+            xr.testing.assert_allclose(together[name], want[name], rtol=1e-9)
+
+
+def test_what_names_share_is_made_once(monkeypatch):
+    made = []
+    for name in ("eigh", "eigvalsh", "svd", "qr"):
+        inner = getattr(torch.linalg, name)
+        monkeypatch.setattr(torch.linalg, name, lambda x, *a, _n=name, _f=inner, **k: made.append(_n) or _f(x, *a, **k))
+    one = states(3).isel(pool=[0])
+    geometry.compare(one, by=list(NAMES), progress=False)
+    # a basis for each layer; for each of six pairs one nuclear norm, svcca's correlations, pwcca's variates both ways
+    assert {name: made.count(name) for name in made} == {"eigh": 3, "eigvalsh": 12, "svd": 6}
+
+
+def test_a_side_lets_go_of_all_but_what_is_asked_for():
+    x, _ = pair()
+    side = pairs.Side(x).only([(pairs.coordinates,), (pairs.centred,), (gram.kernel, 0.4)])
+    assert side.space is None
+    assert side.nbytes == 8 * (60 * 6 + 60 * 59 // 2 + 60 + 1)  # the first two are one tensor; a number for HSIC_1
+    with pytest.raises(AttributeError):
+        side.part(agreement.near, 10)
+
+
+def test_no_more_layers_are_kept_than_fit(monkeypatch):
+    monkeypatch.setattr("lab.geometry.layers.HOLD", 2 * 8 * 60 * 6 + 100)
+    read = Layers(states(3), 0, [(pairs.coordinates,)])
+    for layer in range(len(read)):
+        read.keep(layer)
+    assert (list(read.kept), read.held) == ([0, 1], 2 * 8 * 60 * 6)
+    assert read(1) is read.kept[1]
+    want = torch.from_numpy(states(3).h.values[2, 0]).double()
+    torch.testing.assert_close(read(2).part(pairs.coordinates), want - want.mean(0))
+
+
+@pytest.mark.parametrize(("threads", "pieces", "inside"), [(2, 5, 1), (5, 2, 2), (3, 1, 3)])
+def test_pieces_share_out_the_threads_and_give_them_back(threads, pieces, inside):
+    side_by_side = threading.Barrier(min(threads, pieces))
+
+    def work(i):
+        if i < min(threads, pieces):
+            side_by_side.wait(timeout=20)  # passed only by as many at once
+        return i, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert abreast(work, range(pieces)) == [(i, inside) for i in range(pieces)]
+        large = abreast(lambda _: (threading.current_thread().name, torch.get_num_threads()), range(2), 2**30)
+        assert large == [(threading.current_thread().name, threads)] * 2  # no room for two at once
+        with pytest.raises(ZeroDivisionError):
+            abreast(lambda i: 1 / i, range(pieces))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_compare_refuses_what_cannot_be_compared():
     with pytest.raises(ValueError, match=r"no similarity 'cca'; there are \['linear_cka'"):
         geometry.compare(states(2), by="cca")
+    with pytest.raises(ValueError, match=r"no similarity 'cca'; there are \['linear_cka'"):
+        geometry.compare(states(2), by=["rsa", "cca"])
+    with pytest.raises(ValueError, match=r"no similarity \[\]; there are"):
+        geometry.compare(states(2), by=[])
     with pytest.raises(ValueError, match="same examples and pools; got 60 and 50"):
         geometry.compare(states(2), states(2, examples=50))
     with pytest.raises(ValueError, match="linear_cka needs at least 4 examples; got 3"):

@@ -61,3 +61,11 @@ def test_a_table_is_told_by_its_rows_their_order_and_its_columns():
     assert len(set(digests)) == 6
     assert ledger.of_table(table.copy()) == digests[0]
     assert ledger.of_table(table.astype({"text": object})) == digests[0]
+
+
+def test_texts_are_told_by_their_borders_and_their_order():
+    texts = ["ab", "c", "", "\0"]
+    others = [["a", "bc", "", "\0"], ["c", "ab", "", "\0"], ["ab", "c", "\0"], ["ab", "c", "\0", ""], ["ab", "c"]]
+    digests = {ledger.of_texts(some) for some in (texts, *others)}
+    assert len(digests) == 1 + len(others)
+    assert ledger.of_texts(iter(texts)) in digests

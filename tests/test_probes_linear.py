@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -340,6 +341,9 @@ def test_a_class_that_a_group_hides_is_not_named_unseen():
         (["a"] * 30, {}, "two labels or more to tell apart; all are 'a'"),
         (["a", None] * 15, {}, r"15 labels are missing, the first at \[1, 3, 5\]"),
         ([0.0, np.nan] * 15, {}, "15 labels are missing"),
+        (["a", np.nan, "b"] * 10, {}, r"10 labels are missing, the first at \[1, 4, 7\]"),
+        (pd.Series(["a", None, "b"] * 10, dtype="str"), {}, "10 labels are missing"),
+        ([0, 1] * 15, {"groups": ["m", *"xy", None, np.nan] * 6}, r"12 groups are missing, the first at \[3, 4, 8\]"),
         ([0, 1] * 15, {"layers": [0, 7]}, r"layers must be some of \[0\]; got \[7\]"),
         ([0, 1] * 15, {"layers": []}, "got none"),
         ([0, 1] * 15, {"fit": "svm"}, "fit must be one of"),

@@ -41,8 +41,8 @@ def test_the_verdict_names_each_under_its_heading():
     table = lab.stats.judge({"up": (seeds(1.0, 2.0), 1), "b": (seeds(1.0, 2.0), -1), "c": (seeds(3.0, 4.0), 1)})
     said = lab.stats.verdict(table)
     assert (
-        said
-        == "**Holds**: up (+1.50 [+1.00, +2.00]); c (+3.50 [+3.00, +4.00]).\n\n**Negative**: b (+1.50 [+1.00, +2.00])."
+        said == "**Holds**: up (+1.500 [+1.000, +2.000]); c (+3.500 [+3.000, +4.000]).\n\n"
+        "**Negative**: b (+1.500 [+1.000, +2.000])."
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.attention.visible import Visible, asked, given
@@ -39,6 +39,18 @@ class Call:
     hidden: Tensor | None  # what entered the attention module
     own: Callable[[], Tensor] = field(repr=False)  # the model's own answer
     inside: Callable[["Call"], Tensor] | None = None  # who gives that, where it is not the model but an inner block
+
+    @property
+    def tokens(self) -> Bool[Tensor, "B Tk"]:
+        """The keys that are real; of those the last Tq are the queries."""
+        if self.visible.padding is not None:
+            return self.visible.padding.to(self.key.device)
+        return torch.ones(self.key.shape[0], self.key.shape[2], dtype=torch.bool, device=self.key.device)
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.query.shape[1] // self.key.shape[1]
 
     def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "B H rows Tk"]:
         """Of queries start to stop - 1: q k scaling, capped, biased, not masked; float32, or wider if they are."""

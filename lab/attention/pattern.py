@@ -9,7 +9,7 @@ import xarray as xr
 from torch import Tensor
 
 from lab.attention.calls import Call, attending
-from lab.attention.sinks import Rows, weights_of
+from lab.attention.chunks import Rows, weights_of
 from lab.attention.use import Using, use
 from lab.models.hooks import evaluating
 

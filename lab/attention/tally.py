@@ -8,7 +8,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from lab.attention.sinks import SUMS, Seen
+from lab.attention.chunks import SUMS
+from lab.attention.sinks import Seen
 
 PLACES = ("mass", "share", "lift", "value_mass", "value_norm")  # means over sequences, at [layer, head, position]
 SINGLES = ("first_token", "first_share", *SUMS)  # of each sequence, at [layer, head, sequence]

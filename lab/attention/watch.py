@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lab.attention import flash
 from lab.attention.calls import Call, attending
-from lab.attention.sinks import BACKENDS, REFUSALS, Rows, Seen, Weigh, choose, measure
+from lab.attention.chunks import Rows, Weigh
+from lab.attention.sinks import BACKENDS, REFUSALS, Seen, choose, measure
 from lab.attention.tally import Tally
 from lab.attention.use import Using
 
@@ -102,9 +103,9 @@ def watch(
     [sequence]; backend [layer].
 
     backend:
-        "auto"      "flash", on one thread of a CPU "tiles", for full and causal masks, padded at the ends or not, and
-                    "chunked" for all else: windows, a user's mask, softcap, position bias, sink logit, another
-                    normalizer, several queries on a cache
+        "auto"      for full and causal masks, padded at the ends or not, "tiles" on one or two threads of a CPU and
+                    else "flash"; "chunked" for all else: windows, a user's mask, softcap, position bias, sink logit,
+                    another normalizer, several queries on a cache
         "tiles"     one product of queries and keys, a tile at a time, in float32 (lab.attention.tiles)
         "flash"     stock flash kernels (lab.attention.flash); in half precision entropy and distance are exact to
                     some 1e-2 nats and 1e-3 of T

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.data.labels import as_labels
+
 KINDS = ("retrieval", "similarity", "classification", "clustering")
 
 
@@ -88,14 +90,14 @@ def similarity(name: str, first: Iterable[str], second: Iterable[str], scores: I
 def classification(name: str, texts: Iterable[str], labels: Iterable, groups: Iterable | None = None) -> Task:
     """What is a text about? Told by a linear probe, cross-validated with the groups whole."""
     own, number = _numbered(_column(texts))
-    units = None if groups is None else np.array(list(groups))
-    return Task(name, "classification", own, number, None, np.array(list(labels)), units)
+    units = None if groups is None else as_labels(groups)
+    return Task(name, "classification", own, number, None, as_labels(labels), units)
 
 
 def clustering(name: str, texts: Iterable[str], labels: Iterable) -> Task:
     """Do texts of one label lie together, with no one telling?"""
     own, number = _numbered(_column(texts))
-    return Task(name, "clustering", own, number, None, np.array(list(labels)))
+    return Task(name, "clustering", own, number, None, as_labels(labels))
 
 
 def pair_task(

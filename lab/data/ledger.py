@@ -7,7 +7,7 @@ becomes a line of JSON in it: name, rows, sha256. Without the variable nothing i
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 VARIABLE = "LAB_LEDGER"
@@ -31,6 +31,15 @@ def of_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_texts(texts: Iterable[str]) -> str:
+    """SHA-256 of texts in order, and of where one ends and the next begins."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def of_table(table) -> str:

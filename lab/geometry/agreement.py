@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.geometry.gram import upper_of
-from lab.geometry.nearest import nearest
-from lab.geometry.pairs import sides
-from lab.geometry.space import Space
+from lab.geometry.distances import distances
+from lab.geometry.pairs import Pair, Side, pair
+
+K = 10  # neighbours, as in the source
 
 
-def mutual_knn(x: Tensor, y: Tensor, k: int = 10) -> float:
+def mutual_knn(x: Tensor, y: Tensor, k: int = K) -> float:
     """Shared neighbours above chance: 1/(nk) sum_i |N_k^x(i) and N_k^y(i)| - k/(n-1). x [N, D], y [N, E] -> float.
 
     N_k(i) are the k other rows of largest cosine with row i; two random lists share k/(n-1) of their members. From
@@ -22,23 +22,27 @@ def mutual_knn(x: Tensor, y: Tensor, k: int = 10) -> float:
     ValueError for other rows in y, NaN in it, k < 1 or fewer than k + 2 rows.
     """
     _room(x, k)
-    sides(x, y, 2)
-    return mutual_score(*(mutual_prepare(side, k) for side in (x, y)))
+    return mutual_score(pair(x, y, 2), k)
 
 
-def mutual_prepare(x: Tensor, k: int = 10) -> Tensor:
-    """Numbers of the k nearest rows by cosine [N, k]."""
-    _room(x, k)
-    return nearest(Space(x).units, k)[1]
+def mutual_score(both: Pair, k: int = K) -> float:
+    n = len(both.a.part(near, k)[0])
+    return float(both.part(shared, k).sum()) / (n * k) - k / (n - 1)
 
 
-def mutual_score(a: Tensor, b: Tensor) -> float:
-    n, k = a.shape
-    shared = (a[:, :, None] == b[:, None, :]).sum()
-    return float(shared) / (n * k) - k / (n - 1)
+def near(side: Side, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and numbers of the k nearest unit rows, which are those of largest cosine: both [N, k]."""
+    _room(side.space.x, k)
+    return side.space.directions.nearest(k)
 
 
-def cknna(x: Tensor, y: Tensor, k: int = 10) -> float:
+def shared(both: Pair, k: int) -> Tensor:
+    """Which neighbours of a row are neighbours on the other side: [N, k, k]."""
+    (_, one), (_, other) = both.sides(near, k)
+    return one[:, :, None] == other[:, None, :]
+
+
+def cknna(x: Tensor, y: Tensor, k: int = K) -> float:
     """CKA over mutual neighbours only: Align(K, L) / sqrt(Align(K, K) Align(L, L)), K and L linear Grams of unit rows.
 
     Align(K, L) = sum of (H K H)_ij (H L H)_ij, H the centring, over the pairs i != j where j is among the k largest of
@@ -49,23 +53,21 @@ def cknna(x: Tensor, y: Tensor, k: int = 10) -> float:
     NaN where a space is one direction. ValueError as for mutual_knn.
     """
     _room(x, k)
-    sides(x, y, 2)
-    return cknna_score(*(cknna_prepare(side, k) for side in (x, y)))
+    return cknna_score(pair(x, y, 2), k)
 
 
-def cknna_prepare(x: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-    """Numbers of the k nearest rows by cosine, and the centred Gram matrix of the unit rows there: both [N, k]."""
-    index = mutual_prepare(x, k)
-    units = Space(Space(x).units).centred.x
-    parts = zip(units.split(1024), index.split(1024), strict=True)  # neighbours of a thousand rows at a time are held
-    return index, torch.cat([torch.einsum("nd,nkd->nk", some, units[near]) for some, near in parts])
+def cknna_score(both: Pair, k: int = K) -> float:
+    one, other = both.sides(likeness, k)
+    own = one.square().sum() * other.square().sum()
+    product = one[:, :, None] * other[:, None, :]
+    return float(product[both.part(shared, k)].sum() / own.sqrt()) if own > 0 else float("nan")
 
 
-def cknna_score(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    (near_k, k), (near_l, l) = a, b  # noqa: E741
-    own = k.square().sum() * l.square().sum()
-    both = near_k[:, :, None] == near_l[:, None, :]
-    return float((k[:, :, None] * l[:, None, :])[both].sum() / own.sqrt()) if own > 0 else float("nan")
+def likeness(side: Side, k: int) -> Tensor:
+    """The centred Gram matrix of the unit rows at each row's neighbours [N, k], from their distances there."""
+    distance, index = side.part(near, k)
+    own = side.space.directions.centred.x.square().sum(1)
+    return (own[:, None] + own[index] - distance.square()) / 2
 
 
 def rsa(x: Tensor, y: Tensor) -> float:
@@ -78,35 +80,38 @@ def rsa(x: Tensor, y: Tensor) -> float:
     Kriegeskorte, Mur & Bandettini, 2008 (there also with correlation distances). https://doi.org/10.3389/neuro.06.004.2008
     ValueError for other rows in y, NaN in it, fewer than three rows.
     """
-    return rsa_score(*(rsa_prepare(side) for side in sides(x, y, 3)))
+    return rsa_score(pair(x, y, 3))
 
 
-def rsa_prepare(x: Tensor) -> Tensor:
-    """Centred ranks of the distances, to length 1. float32 keys: distances equal to seven digits are a tie."""
-    own = x.square().sum(1)
-    square = torch.addmm(own[None], x, x.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
-    # copies are at distance 0, which the product gives to its rounding only
-    square[square < own.max() * 1e-12] = 0
-    ranks = _ranks(square[upper_of(len(x))].float().numpy(force=True))
-    centred = torch.from_numpy(ranks - ranks.mean()).to(x.device)
-    size = centred.norm()
-    return centred / torch.where(size > 0, size, torch.nan)
-
-
-def rsa_score(a: Tensor, b: Tensor) -> float:
+def rsa_score(both: Pair) -> float:
+    a, b = both.sides(ranks)
     return float(a @ b)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0 of values >= 0 in float32, equal ones at their mean rank."""
-    # float32 above 0 sorts as its bits do: value and place in one integer are sorted at once, five times faster
-    keys = np.sort((values.view(np.uint32).astype(np.uint64) << 32) | np.arange(len(values), dtype=np.uint64))
-    order, sorted_ = (keys & 0xFFFFFFFF).astype(np.int64), keys >> 32
-    starts = np.flatnonzero(np.r_[True, sorted_[1:] != sorted_[:-1]])
-    ends = np.r_[starts[1:], len(values)]
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((starts + ends - 1) / 2, ends - starts)
-    return ranks
+def ranks(side: Side) -> Tensor:
+    """Centred ranks of the distances, to length 1. float32 keys: distances equal to seven digits are a tie."""
+    square = side.part(distances)
+    values = square.float().numpy(force=True)
+    # float32 from 0 sorts as its bits do: value and place in one integer are sorted at once, five times faster
+    keys = (values.view(np.uint32).astype(np.uint64) << 32) | np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    rank = _mean_ranks((keys >> 32).astype(np.uint32))
+    rank -= (len(rank) - 1) / 2
+    size = np.linalg.norm(rank)
+    found = np.empty(len(rank))
+    found[keys.astype(np.uint32)] = rank / (size if size > 0 else np.nan)
+    return torch.from_numpy(found).to(square.device)
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 of sorted values, equal ones at their mean rank."""
+    found = np.arange(len(values), dtype=np.float64)
+    tied = np.flatnonzero(values[1:] == values[:-1])  # each with the one after it
+    first = np.flatnonzero(np.diff(tied, prepend=-2) > 1)  # of each run of ties
+    starts, pairs = tied[first], np.diff(first, append=len(tied))
+    inside = np.repeat(starts - np.cumsum(pairs + 1) + pairs + 1, pairs + 1) + np.arange(len(tied) + len(first))
+    found[inside] = np.repeat(starts + pairs / 2, pairs + 1)
+    return found
 
 
 def _room(x: Tensor, k: int) -> None:

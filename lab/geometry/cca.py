@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from lab.geometry.pairs import numerical_rank, sides
+from lab.geometry.pairs import Pair, Side, centred, coordinates, gram, numerical_rank, pair
+
+VARIANCE = 0.99  # of a side, in the directions that svcca keeps
 
 
-def svcca(x: Tensor, y: Tensor, variance: float = 0.99) -> float:
+def svcca(x: Tensor, y: Tensor, variance: float = VARIANCE) -> float:
     """Mean canonical correlation of the directions that hold `variance` of each side: mean of the singular values of
     U_x'U_y, with U the left singular vectors kept. x [N, D], y [N, E] -> float in [0, 1].
 
@@ -18,7 +20,7 @@ def svcca(x: Tensor, y: Tensor, variance: float = 0.99) -> float:
     NaN where a side is a single point. ValueError for other rows in y, NaN in it, variance outside (0, 1], and where
     so many directions are kept (N - 1 in both) that any two spaces give 1.
     """
-    return svcca_score(*(svcca_prepare(side, variance) for side in sides(x, y, 3)))
+    return svcca_score(pair(x, y, 3), variance)
 
 
 def pwcca(x: Tensor, y: Tensor) -> float:
@@ -32,65 +34,79 @@ def pwcca(x: Tensor, y: Tensor) -> float:
     Morcos, Raghu & Bengio, 2018, eq. 2 (number recalled). https://arxiv.org/abs/1806.05759
     NaN where a side is a single point. ValueError as for svcca.
     """
-    return pwcca_score(*(pwcca_prepare(side) for side in sides(x, y, 3)))
+    return pwcca_score(pair(x, y, 3))
 
 
-def svcca_prepare(x: Tensor, variance: float = 0.99) -> Tensor:
-    """U [N, kept]: an orthonormal basis of the examples' coordinates along the main directions."""
+def svcca_score(both: Pair, variance: float = VARIANCE) -> float:
     if not 0 < variance <= 1:
         raise ValueError(f"variance must be above 0 and at most 1; got {variance}")
-    basis, values = _basis(x)
-    shares = values.cumsum(0) / values.sum().clamp(min=1e-300)
-    # the first that reaches the share belongs to it
-    return basis[:, : int((shares < variance - 1e-12).sum()) + 1]
-
-
-def svcca_score(a: Tensor, b: Tensor) -> float:
-    return float(_correlations(a, b).mean()) if a.shape[1] and b.shape[1] else float("nan")
-
-
-def pwcca_prepare(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The basis, and x seen in it: both are the same for every other side."""
-    basis = _basis(x)[0]
-    return basis, basis.T @ x
-
-
-def pwcca_score(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    (u, seen), (v, _) = a, b
-    if not u.shape[1] or not v.shape[1]:
+    (u, s), (_, t) = both.sides(basis)
+    shown = both.part(overlap)[: _main(s, variance), : _main(t, variance)]
+    if not shown.numel():
         return float("nan")
-    _refuse_full(u, v)
-    product = u.T @ v
-    square, left = torch.linalg.eigh(product @ product.T)  # directions of x that y lacks come with correlation 0
-    weight = (left.T @ seen).abs().sum(1)[-v.shape[1] :]  # as many as the smaller side has, the largest last
-    rho = square.clamp(0, 1).sqrt()[-v.shape[1] :]
-    return float((weight * rho).sum() / weight.sum())
+    _refuse_full(shown.shape, len(u))
+    small = shown @ shown.T if shown.shape[0] <= shown.shape[1] else shown.T @ shown
+    return float(torch.linalg.eigvalsh(small).clamp(0, 1).sqrt().mean())
 
 
-def _basis(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors and squared singular values of the centred x, largest first, those above rounding."""
-    small = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
-    values, vectors = torch.linalg.eigh(small)
+def pwcca_score(both: Pair) -> float:
+    left, rho, _ = both.part(canonical)
+    return _weighed(left.T, rho, both.a)
+
+
+def pwcca_back(both: Pair) -> float:
+    """Of (b, a), from the same decomposition."""
+    _, rho, right = both.part(canonical)
+    return _weighed(right, rho, both.b)
+
+
+def basis(side: Side) -> tuple[Tensor, Tensor]:
+    """Left singular vectors U [N, kept] and squared singular values of the centred rows, largest first, those above
+    rounding."""
+    x = side.part(coordinates)
+    values, vectors = torch.linalg.eigh(side.part(gram))
     values, vectors = values.flip(0), vectors.flip(1)
-    kept = numerical_rank(values, max(x.shape))
+    kept = numerical_rank(values, len(x))
     values, vectors = values[:kept], vectors[:, :kept]
-    if x.shape[0] >= x.shape[1]:
-        # small directions come out of X V / s with rounding of the large ones: made orthonormal once more
-        vectors = torch.linalg.qr(x @ vectors / values.sqrt()).Q if kept else x[:, :0]
-    return vectors, values
+    u = x @ vectors / values.sqrt()
+    # small directions come out of X V / s with rounding of the large ones: made orthonormal once more
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(u.T @ u), u.T, upper=False).T, values
 
 
-def _correlations(u: Tensor, v: Tensor) -> Tensor:
-    _refuse_full(u, v)
-    product = u.T @ v
-    small = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
-    return torch.linalg.eigvalsh(small).clamp(0, 1).sqrt()
+def seen(side: Side) -> Tensor:
+    """The centred rows in the basis [kept, D]."""
+    return side.part(basis)[0].T @ side.part(centred)
 
 
-def _refuse_full(u: Tensor, v: Tensor) -> None:
-    n = len(u)
-    if max(u.shape[1], v.shape[1]) >= n - 1:
+def overlap(both: Pair) -> Tensor:
+    """U'V."""
+    u, v = both.sides(basis)
+    return u[0].T @ v[0]
+
+
+def canonical(both: Pair) -> tuple[Tensor, Tensor, Tensor]:
+    """Canonical variates in either basis, left [a, r] and right [r, b], and their correlations rho [r]."""
+    shown = both.part(overlap)
+    if shown.numel():
+        _refuse_full(shown.shape, len(both.a.part(basis)[0]))
+    left, rho, right = torch.linalg.svd(shown, full_matrices=False)
+    return left, rho.clamp(max=1), right
+
+
+def _weighed(variates: Tensor, rho: Tensor, side: Side) -> float:
+    weight = (variates @ side.part(seen)).abs().sum(1)
+    return float((weight * rho).sum() / weight.sum()) if len(rho) else float("nan")
+
+
+def _main(values: Tensor, variance: float) -> int:
+    """How many directions hold so much: the first that reaches the share belongs to it."""
+    shares = values.cumsum(0) / values.sum().clamp(min=1e-300)
+    return int((shares < variance - 1e-12).sum()) + 1
+
+
+def _refuse_full(kept: torch.Size, n: int) -> None:
+    if max(kept) >= n - 1:
         raise ValueError(
-            f"a side keeps {max(u.shape[1], v.shape[1])} directions of {n} rows, so that any two spaces correlate "
+            f"a side keeps {max(kept)} directions of {n} rows, so that any two spaces correlate "
             "fully; give more rows than dimensions, many times more"
         )

@@ -46,10 +46,14 @@ def classes(x: Tensor | Space | Classes, labels: object) -> Classes:
 
 
 def _codes(labels: object, n: int) -> tuple[list, np.ndarray]:
+    import pandas as pd
+
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.ndim != 1 or len(values) != n:
         raise ValueError(f"labels must be one for each of the {n} rows; got shape {values.shape}")
-    missing = [i for i, value in enumerate(values.tolist()) if value is None or value != value]
+    # a list of texts as an array calls a missing one 'nan'
+    given = np.asarray(labels, dtype=object) if values.dtype.kind == "U" else values
+    missing = np.flatnonzero(pd.isna(given)).tolist()
     if missing:
         raise ValueError(f"{len(missing)} labels are missing, the first in rows {missing[:3]}: leave those rows out")
     names, index = np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from lab.geometry.pairs import sides
+from lab.geometry.distances import distances, median, row_sums
+from lab.geometry.pairs import Pair, Side, coordinates, gram, pair, product
+
+FRACTION = 0.4  # of the median distance
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -20,67 +23,57 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     et al., 2019. https://arxiv.org/abs/1905.00414
     Raises ValueError for fewer than four rows, or another number of rows in y. NaN where a space is a single point.
     """
-    return linear_score(*(linear_prepare(side) for side in sides(x, y, 4)))
+    return linear_score(pair(x, y, 4))
 
 
-def rbf_cka(x: Tensor, y: Tensor, fraction: float = 0.4) -> float:
+def rbf_cka(x: Tensor, y: Tensor, fraction: float = FRACTION) -> float:
     """linear_cka's ratio with Gaussian kernels K_ij = exp(-|x_i - x_j|^2 / (2 s^2)), s = fraction * median.
 
     median: of the distances between rows. Sees what is near what rather than the axes of most variance; the source
-    uses fractions .4 and .8. n x n matrices are made. Unchanged by rotation, shift and scale of either side (the median
-    goes along); changed by a stretch. NaN where a space is a single point, or half of its distances are 0.
+    uses fractions .4 and .8. N (N - 1) / 2 numbers are held of each side. Unchanged by rotation, shift and scale of
+    either side (the median goes along); changed by a stretch. NaN where a space is a single point, or half of its
+    distances are 0.
 
     Kornblith et al., 2019. https://arxiv.org/abs/1905.00414
     ValueError as for linear_cka, and for a fraction that is not above 0.
     """
-    return rbf_score(*(rbf_prepare(side, fraction) for side in sides(x, y, 4)))
+    return rbf_score(pair(x, y, 4), fraction)
 
 
-def linear_prepare(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the centred x: its rows, their squares, the row sums of K without its diagonal, and HSIC_1(K, K)."""
-    square = x.square().sum(1)
-    rows = x @ x.sum(0) - square
-    return x, square, rows, _hsic(x, square, rows, x, square, rows)
-
-
-def linear_score(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
-    if min(a[3], b[3]) <= 0:
+def linear_score(both: Pair) -> float:
+    (xx, rows, own_x), (yy, cols, own_y) = both.sides(linear_sums)
+    if min(own_x, own_y) <= 0:
         return float("nan")
-    return float(_hsic(*a[:3], *b[:3]) / (a[3] * b[3]).sqrt())
+    return float(_hsic(both.part(product).square().sum() - xx @ yy, rows, cols) / (own_x * own_y).sqrt())
 
 
-def _hsic(x: Tensor, xx: Tensor, k: Tensor, y: Tensor, yy: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    n = len(x)
-    trace = (x.T @ y).square().sum() - xx @ yy
-    return (trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ l)) / (n * (n - 3))
+def linear_sums(side: Side) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the centred rows: their squares, the row sums of K without its diagonal, and HSIC_1(K, K)."""
+    x = side.part(coordinates)
+    square = x.square().sum(1)
+    sums = x @ x.sum(0) - square
+    return square, sums, _hsic(side.part(gram).square().sum() - square @ square, sums, sums)
 
 
-def rbf_prepare(x: Tensor, fraction: float = 0.4) -> Tensor:
-    """The U-centred Gram matrix above its diagonal, to length 1: products of two of these are the ratio."""
+def rbf_score(both: Pair, fraction: float = FRACTION) -> float:
+    (k, rows, own_k), (l, cols, own_l) = both.sides(kernel, fraction)  # noqa: E741
+    return float(_hsic(2 * (k @ l), rows, cols) / (own_k * own_l).sqrt())
+
+
+def kernel(side: Side, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
+    """K above its diagonal less its mean, which HSIC_1 cannot see, the row sums of that, and HSIC_1(K, K), or NaN."""
     if not fraction > 0:
         raise ValueError(f"fraction must be above 0; got {fraction}")
-    n, upper = len(x), upper_of(len(x))
-    own = x.square().sum(1)
-    square = torch.addmm(own[None], x, x.T, alpha=-2).add_(own[:, None])
-    middle = _median(square[upper]).clamp(min=0)
-    gram = square.mul_(-1 / (2 * fraction**2 * torch.where(middle > 0, middle, torch.nan))).clamp_(max=0).exp_()
-    gram.fill_diagonal_(0)
-    rows = gram.sum(1)
-    # Song et al.'s HSIC_1 is the plain product of two matrices so centred, over n (n - 3)
-    gram += rows.sum() / ((n - 1) * (n - 2)) - (rows[:, None] + rows) / (n - 2)
-    flat = gram[upper]
-    size = flat.norm()
-    return flat / torch.where(size > 0, size, torch.nan)
+    square = side.part(distances)
+    middle = median(square)
+    half = square.mul(-1 / (2 * fraction**2 * torch.where(middle > 0, middle, torch.nan))).exp_()
+    half -= half.mean()
+    sums = row_sums(half, side.space.n)
+    own = _hsic(2 * half.square().sum(), sums, sums)
+    return half, sums, torch.where(own > 0, own, torch.nan)
 
 
-def rbf_score(a: Tensor, b: Tensor) -> float:
-    return float(a @ b)
-
-
-def upper_of(n: int) -> Tensor:
-    """Which entries of an n x n matrix stand above its diagonal."""
-    return torch.ones(n, n, dtype=torch.bool).triu_(1)
-
-
-def _median(values: Tensor) -> Tensor:
-    return values.kthvalue((len(values) + 1) // 2).values
+def _hsic(trace: Tensor, k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    """HSIC_1 from tr(K L) and the row sums of K and L, neither with a diagonal."""
+    n = len(k)
+    return (trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ l)) / (n * (n - 3))

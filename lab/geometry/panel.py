@@ -8,6 +8,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from lab.geometry import collapse, isotropy, neighbours, spectrum
+from lab.geometry.abreast import abreast
 from lab.geometry.classes import Classes
 from lab.geometry.space import Space
 
@@ -39,15 +40,17 @@ COLLAPSE = {  # beside those, where there are labels
 }
 NEEDS = {"two_nn": 3, "two_nn_mle": 3, "levina_bickel": 21, "hubness": 11, "antihubs": 11}  # examples; others two
 WIDEST = 20  # neighbours searched for: the most that a number asks for
+FORMS = 6  # copies of its rows that a space makes in being measured: centred, of unit length, less class means
 
 
 def measure(states: xr.Dataset, labels: object = None, *, progress: bool = True) -> xr.Dataset:
     """Every metric of METRICS for every layer and pool of captured states: one variable per metric [layer, pool].
 
-    states: what lab.capture.states or open_store returns; one layer and pool is in memory at a time, and all of its
-    numbers share one spectrum and one search for neighbours. Layers narrower than the widest are measured at their own
-    width. labels, one for each example, adds the numbers of COLLAPSE. All at their defaults; each has its formula in
-    its own docstring. NaN where a number needs more examples than there are (NEEDS).
+    states: what lab.capture.states or open_store returns; all numbers of a layer and pool share one spectrum and one
+    search for neighbours. As many layers as torch has threads are in memory at a time, large ones one by one. Layers
+    narrower than the widest are measured at their own width. labels, one for each example, adds the numbers of
+    COLLAPSE. All at their defaults; each has its formula in its own docstring. NaN where a number needs more examples
+    than there are (NEEDS).
 
     Raises ValueError for fewer than two examples, states that are not finite, and labels as Classes does.
     """
@@ -58,22 +61,28 @@ def measure(states: xr.Dataset, labels: object = None, *, progress: bool = True)
     widths = states["width"].values if "width" in states else np.full(h.sizes["layer"], h.sizes["dim"])
     found = {name: np.full(h.shape[:2], np.nan) for name in (*METRICS, *(COLLAPSE if labels is not None else ()))}
     cells = list(np.ndindex(*h.shape[:2]))
-    for cell in tqdm(cells, unit="space", desc="geometry", leave=False, disable=not progress):
-        width = int(widths[cell[0]])
-        space = _space(h, cell, width)
-        if n > WIDEST:
-            space.nearest(WIDEST)
-        for name, metric in METRICS.items():
-            if n >= NEEDS.get(name, 2):
-                found[name][cell] = metric(space)
-        if labels is not None:
-            grouped = Classes(space, labels)
-            for name, metric in COLLAPSE.items():
-                found[name][cell] = metric(grouped)
+    with tqdm(total=len(cells), unit="space", desc="geometry", leave=False, disable=not progress) as bar:
+
+        def one(cell: tuple[int, int]) -> None:
+            for name, value in _numbers(_space(h, cell, int(widths[cell[0]])), labels).items():
+                found[name][cell] = value
+            bar.update()
+
+        abreast(one, cells, FORMS * 8 * n * h.sizes["dim"])
     return xr.Dataset(
         {name: (("layer", "pool"), values) for name, values in found.items()},
         coords={axis: h[axis] for axis in ("layer", "pool")},
     )
+
+
+def _numbers(space: Space, labels: object) -> dict[str, float]:
+    if space.n > WIDEST:
+        space.nearest(WIDEST)
+    found = {name: metric(space).item() for name, metric in METRICS.items() if space.n >= NEEDS.get(name, 2)}
+    if labels is not None:
+        grouped = Classes(space, labels)
+        found |= {name: metric(grouped).item() for name, metric in COLLAPSE.items()}
+    return found
 
 
 def _space(h: xr.DataArray, cell: tuple[int, int], width: int) -> Space:

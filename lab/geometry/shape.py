@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lab.geometry.pairs import numerical_rank, sides
+from lab.geometry.pairs import Pair, Side, coordinates, numerical_rank, pair, product
 
 
 def procrustes(x: Tensor, y: Tensor) -> float:
@@ -16,7 +16,7 @@ def procrustes(x: Tensor, y: Tensor) -> float:
     Schoenemann, 1966; Williams et al., 2021, eq. for gamma = 1 (recalled). https://arxiv.org/abs/2110.14739
     NaN where a side is a single point. ValueError for other rows in y, NaN in it, fewer than two rows.
     """
-    return procrustes_score(*(procrustes_prepare(side) for side in sides(x, y, 2)))
+    return procrustes_score(pair(x, y, 2))
 
 
 def angular(x: Tensor, y: Tensor) -> float:
@@ -26,28 +26,27 @@ def angular(x: Tensor, y: Tensor) -> float:
 
     Williams et al., 2021. https://arxiv.org/abs/2110.14739
     """
-    return angular_score(*(procrustes_prepare(side) for side in sides(x, y, 2)))
+    return angular_score(pair(x, y, 2))
 
 
-def procrustes_prepare(x: Tensor) -> Tensor:
-    size = x.norm()
-    return x / torch.where(size > 0, size, torch.nan)
+def procrustes_score(both: Pair) -> float:
+    return float((2 - 2 * both.part(nuclear)).clamp(min=0).sqrt())
 
 
-def procrustes_score(a: Tensor, b: Tensor) -> float:
-    return float((2 - 2 * _nuclear(a, b)).clamp(min=0).sqrt())
+def angular_score(both: Pair) -> float:
+    return float(both.part(nuclear).clamp(max=1).arccos())
 
 
-def angular_score(a: Tensor, b: Tensor) -> float:
-    return float(_nuclear(a, b).clamp(max=1).arccos())
+def length(side: Side) -> Tensor:
+    """|X|_F of the centred rows; NaN for a point, which has no shape."""
+    size = side.part(coordinates).norm()
+    return torch.where(size > 0, size, torch.nan)
 
 
-def _nuclear(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of the singular values of X'Y, by eigenvalues of its smaller Gram matrix: many times faster than an SVD."""
-    if not (x.isfinite().all() and y.isfinite().all()):
-        return x.new_tensor(torch.nan)
-    if max(x.shape[1], y.shape[1]) > len(x):  # wide: X = R Q' with Q orthonormal, and |X'Y|_* = |R'S|_*
-        x, y = (torch.linalg.qr(side.T, mode="r").R.T if side.shape[1] > len(x) else side for side in (x, y))
-    product = x.T @ y if x.shape[1] <= y.shape[1] else y.T @ x
-    values = torch.linalg.eigvalsh(product @ product.T).flip(0)
-    return values[: numerical_rank(values, max(product.shape))].sqrt().sum()
+def nuclear(both: Pair) -> Tensor:
+    """|X'Y|_* / (|X|_F |Y|_F), by eigenvalues of X'Y's smaller Gram matrix: many times faster than an SVD."""
+    cross = both.part(product)
+    cross = cross if cross.shape[0] <= cross.shape[1] else cross.T
+    values = torch.linalg.eigvalsh(cross @ cross.T).flip(0)
+    a, b = both.sides(length)
+    return values[: numerical_rank(values, max(cross.shape))].sqrt().sum() / (a * b)

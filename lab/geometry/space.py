@@ -58,6 +58,11 @@ class Space:
         norms = self.x.norm(dim=-1, keepdim=True)
         return self.x / torch.where(norms > 0, norms, 1)
 
+    @cached_property
+    def directions(self) -> "Space":
+        """The unit rows: nearest among them is largest in cosine."""
+        return Space(self.units)
+
     def nearest(self, k: int) -> tuple[Tensor, Tensor]:
         """Euclidean distances and numbers of each row's k nearest others, nearest first: both [*L, N, k].
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from lab.data.labels import as_labels
+
 
 def stratified_splits(
     y: np.ndarray, groups: Iterable | None, folds: int, seed: int, n: int
@@ -90,15 +92,17 @@ def multilabel_folds(y: np.ndarray, names: Sequence, groups: Iterable | None, fo
 
 
 def checked_groups(y: np.ndarray, groups: Iterable | None, n: int) -> np.ndarray:
-    units = np.arange(n) if groups is None else np.array(list(groups))
+    units = np.arange(n) if groups is None else as_labels(groups)
     if y.shape != (n,) or units.shape != (n,):
         raise ValueError(f"states hold {n} examples; got labels {y.shape} and groups {units.shape}")
+    if missing := _missing(units):
+        raise ValueError(f"{len(missing)} groups are missing, the first at {missing[:3]}: leave those examples out")
     return units
 
 
 def codes(labels: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """Labels as an array [N], and what they are called, sorted; they are numbered by their place among the names."""
-    y = np.array(list(labels))
+    y = as_labels(labels)
     return y, np.unique(y) if not _missing(y) else y[:0]
 
 

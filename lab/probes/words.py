@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lab.probes.folds import stratified_splits
+from lab.probes.folds import codes, stratified_splits
 from lab.probes.retrieval import by_rank, mean_ranks
 
 
@@ -29,7 +29,7 @@ def words_linear(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    y, texts = np.array(list(labels)), np.array(list(texts), dtype=object)
+    (y, _), texts = codes(labels), np.array(list(texts), dtype=object)
     correct = np.empty(len(y), dtype=bool)
     for train, test in stratified_splits(y, groups, folds, seed, len(texts)):
         probe = make_pipeline(_vectorizer(), LogisticRegression(C=10, max_iter=1000)).fit(texts[train], y[train])

@@ -50,7 +50,7 @@ def verdict(table: pd.DataFrame) -> str:
         rows = table[table["outcome"] == outcome]
         if len(rows):
             said = [
-                f"{claim} ({row.estimate:+.2f} [{row.low:+.2f}, {row.high:+.2f}])" for claim, row in rows.iterrows()
+                f"{claim} ({row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}])" for claim, row in rows.iterrows()
             ]
             parts.append(f"**{outcome.capitalize()}**: {'; '.join(said)}.")
     return "\n\n".join(parts)

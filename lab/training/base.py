@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from lab.data import cache
+from lab.data.ledger import of_texts
 from lab.data.undisturbed import undisturbed
 
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[EOS]"
@@ -57,7 +58,7 @@ def base(
             f"got {sizes} and rate={rate}; needed are positive ones, a dim that is a multiple of "
             "2 * heads, and a window of 2 or more"
         )
-    recipe = sizes | {"rate": rate, "seed": seed, "texts": _checksum(texts)}
+    recipe = sizes | {"rate": rate, "seed": seed, "texts": of_texts(texts)[:16]}
     name = f"llama-{layers}x{dim}-seed{seed}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
     place = Path(folder or cache.folder() / "bases") / name
     if place.exists():
@@ -142,11 +143,3 @@ def _rows(texts: list[str], tokenizer: Any, window: int) -> torch.Tensor:
     """All texts as one row of ids, cut into rows of `window`; the rest is left."""
     ids = np.concatenate([np.array(row) for row in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
     return torch.from_numpy(ids[: len(ids) // window * window].reshape(-1, window))
-
-
-def _checksum(texts: list[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:16]

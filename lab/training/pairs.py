@@ -1,9 +1,11 @@
 """Pairs to train on, looked through before anything is trained."""
 
-import hashlib
+from itertools import chain
 from typing import Any
 
 import pandas as pd
+
+from lab.data.ledger import of_texts
 
 SHOWN = 5  # rows that a message names
 
@@ -84,9 +86,5 @@ def checksum(pairs: pd.DataFrame | None) -> str:
     """What tells these pairs from others, for a checkpoint to say."""
     if pairs is None:
         return "none"
-    digest = hashlib.sha256("\0".join(pairs.columns).encode())
-    for name in pairs:
-        for text in pairs[name]:
-            data = text.encode()
-            digest.update(len(data).to_bytes(8, "little") + data)
-    return f"{len(pairs)} rows, {digest.hexdigest()[:16]}"
+    texts = chain(pairs.columns, *(pairs[name] for name in pairs))
+    return f"{len(pairs)} rows, {of_texts(texts)[:16]}"
