@@ -212,40 +212,50 @@ def test_all_is_restored_also_after_an_error():
 
 
 MEMORY = """
-import sys, torch
+import os, sys, torch
 from contextlib import nullcontext
 from pathlib import Path
 import lab
-T, backend = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)  # a forked child has none of its parent's threads
 model = lab.models.tiny("llama", layers=2, dim=128, heads=4, window=8192)
-ids = torch.randint(5, 900, (1, T))
 def kilobytes(name):
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1])
-with torch.inference_mode():
-    model.model(input_ids=ids[:, :64], use_cache=False)
-    with lab.attention.watch(model, backend=backend) if backend != "none" else nullcontext():
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-        before = kilobytes("VmHWM")
-        model.model(input_ids=ids, use_cache=False)
-print((kilobytes("VmHWM") - before) / 1024)
+def added(T, backend):
+    ids = torch.randint(5, 900, (1, T))
+    with torch.inference_mode():
+        model.model(input_ids=ids[:, :64], use_cache=False)
+        with lab.attention.watch(model, backend=backend) if backend != "none" else nullcontext():
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+            before = kilobytes("VmHWM")
+            model.model(input_ids=ids, use_cache=False)
+    return (kilobytes("VmHWM") - before) / 1024
+for case in sys.argv[1:]:
+    child = os.fork()  # each has memory of its own, none has to import anew
+    if not child:
+        T, backend = case.split()
+        print(case, added(int(T), backend), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
 @cache
-def growth(*arguments):
-    """MiB that one pass adds to the peak of its process."""
-    command = [sys.executable, "-c", MEMORY, *map(str, arguments)]
+def growth():
+    """{"length backend": MiB that one pass adds to the peak of its process}."""
+    cases = [f"{T} {backend}" for T in (2048, 4096) for backend in ("flash", "tiles", "chunked")] + ["4096 none"]
     # what is freed goes back at once: else a short pass lives on what the start of the process left
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEMORY, *cases]
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return float(run.stdout)
+    rows = [line.rsplit(" ", 1) for line in run.stdout.splitlines()]
+    assert [case for case, _ in rows] == cases, run.stderr
+    return {case: float(value) for case, value in rows}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="PEAK MEMORY WAS NOT MEASURED: no Linux")
 @pytest.mark.parametrize("backend", ["flash", "tiles", "chunked"])
 def test_memory_is_linear_in_the_length(backend):
     """Of 2,048 and 4,096 tokens, where the weights of one layer alone would be 64 and 256 MiB."""
-    short, long = growth(2048, backend), growth(4096, backend)
+    short, long = (growth()[f"{T} {backend}"] for T in (2048, 4096))
     assert 0 < short < long < 2.6 * short + 10
-    assert long < growth(4096, "none") + 80
+    assert long < growth()["4096 none"] + 80

@@ -17,7 +17,7 @@ import lab
 from lab.pooling.interchange import LayerPooling
 from lab.pooling.layers import SoftmaxMix
 from lab.pooling.token import MeanPool
-from lab.training.losses import LOSSES
+from lab.training.losses import LOSSES, contrast
 from lab.training.losses.cached import Cached
 from lab.training.losses.contrast import Batch, InfoNCE
 from lab.training.losses.layers import coordinate_agreement, layer_vectors, parts, score_agreement
@@ -233,6 +233,36 @@ def test_cached_is_the_same_loss_and_gradient(bert, folders, name, mini_batch):
     torch.manual_seed(0)
     pieces = gradients(Cached(bert, inner, mini_batch=mini_batch), bert, features(bert, QUERIES, ANSWERS, WRONG))
     assert_same(pieces, whole)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("name", ["in_batch_or_own", "starbucks"])
+def test_columns_in_one_pass_give_what_each_gives_in_its_own(folders, kind, name, monkeypatch):
+    model, passes = fresh(folders, kind), []
+    model.tokenizer.padding_side = "right"
+    model[0].register_forward_pre_hook(lambda _module, args: passes.append(len(args[0]["input_ids"])))
+    loss, texts = LOSSES[name](model, **OPTIONS[name](folders)), (QUERIES, ANSWERS, WRONG)
+    one = gradients(loss, model, features(model, *texts))
+    assert passes == [21]
+    monkeypatch.setattr(contrast, "as_one", lambda _: None)
+    each = gradients(loss, model, features(model, *texts))
+    assert passes == [21, 7, 7, 7]
+    assert_same(one, each)
+
+
+def test_columns_that_are_better_apart_stay_apart(bert):
+    short, other = features(bert, QUERIES, WRONG)
+    long = dict(bert.preprocess([f"{text} " * 20 for text in ANSWERS]))
+    assert contrast.as_one([short, other])["input_ids"].shape[0] == 14
+    assert contrast.as_one([short]) is None
+    assert contrast.as_one([short, long]) is None
+    assert contrast.as_one([short, {key: value for key, value in other.items() if key != "token_type_ids"}]) is None
+    assert contrast.as_one([short, other | {"modality": "image"}]) is None
+    assert contrast.as_one([short | {"rows": torch.zeros(7)}, other | {"rows": torch.zeros(7)}]) is None
+    assert contrast.as_one([{key: value.flatten() for key, value in one.items() if key != "modality"}
+                            for one in (short, other)]) is None  # fmt: skip
+    bert.tokenizer.padding_side = "left"
+    assert contrast.as_one(features(bert, QUERIES, WRONG)) is None
 
 
 def test_cached_over_layers_with_an_inner_loss_that_asks_aside(bert, folders):

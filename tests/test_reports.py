@@ -519,3 +519,27 @@ def test_the_doctor_looks_for_the_model_that_is_loaded():
     """It looks by itself, so that it can still speak where torch cannot be imported."""
     assert doctor.bundled() == lab.models.bundled()
     assert importlib.import_module("lab.models.load").MINILM_SHA256 == doctor.WEIGHTS
+
+
+def test_a_kernel_ends_at_once_and_yet_does_what_waits_for_its_end(tmp_path):
+    """Exit handlers, folders for the time being and other threads: all but Python taking itself apart."""
+    late = tmp_path / "late"
+    late.mkdir()
+    source = f"""
+import atexit, tempfile, threading, time
+from pathlib import Path
+late = Path({str(late)!r})
+kept = tempfile.TemporaryDirectory(dir=late)
+atexit.register((late / "exit").touch)
+threading.Thread(target=lambda: (time.sleep(0.3), (late / "thread").touch())).start()
+
+class Torn:
+    def __del__(self):
+        (late / "torn").touch()
+
+torn = Torn()
+"""
+    path = write(tmp_path / "ends.ipynb", code(source))
+    executed = kernel.execute(prepare(path).source.node, {}, timeout=60)
+    assert executed.failure is None
+    assert sorted(one.name for one in late.iterdir()) == ["exit", "thread"]

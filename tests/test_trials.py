@@ -97,6 +97,25 @@ def test_processes_give_what_one_gives(place, tmp_path):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-5)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="one process on a GPU")
+def test_as_many_processes_as_torch_would_have_threads(monkeypatch):
+    room = sys.modules["lab.training.trials"]
+    asked, here = [], []
+
+    def pool(workers, **_):
+        asked.append(workers)
+        raise InterruptedError
+
+    monkeypatch.setattr(room, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(room, "_run", here.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(InterruptedError):
+        list(room._done([{}] * 5, None))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert len(list(room._done([{}] * 5, None))) == 5
+    assert (asked, len(here)) == ([3], 5)
+
+
 def test_a_run_is_whole_or_not_there(place, tmp_path):
     def broken(model):
         raise RuntimeError("no score")

@@ -1,5 +1,6 @@
 """lab.kernels.window_pool: torch's path and Triton's kernel against the float64 definition, on drawn geometry."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -581,18 +582,28 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from lab.kernels import window_filters_triton, window_pool_triton
 STRIDES, SIZES = ("i32",) * 5, ("i32",) * 3
-GEOMETRIES = {
+SHORT = {  # loops unrolled
     "1d": dict(K=(1, 1, 3), S=(1, 1, 2), P=(0, 0, 1), LAST=False, ROWS=4, COLS=128),
     "2d": dict(K=(1, 3, 2), S=(1, 2, 1), P=(0, 1, 1), LAST=False, ROWS=4, COLS=128),
     "2d channels last": dict(K=(1, 2, 2), S=(1, 1, 2), P=(0, 1, 0), LAST=True, ROWS=4, COLS=128),
     "3d": dict(K=(2, 2, 2), S=(1, 2, 2), P=(1, 0, 1), LAST=False, ROWS=8, COLS=64),
-    "3d channels last": dict(K=(2, 3, 3), S=(3, 1, 2), P=(0, 1, 1), LAST=True, ROWS=8, COLS=64),
+}
+LONG = {  # 18 offsets a window, 18 windows a position: loops left as they are
+    "2d": dict(K=(1, 3, 6), S=(1, 1, 1), P=(0, 0, 3), LAST=False, ROWS=4, COLS=128),
+    "3d channels last": dict(K=(2, 3, 3), S=(1, 1, 1), P=(0, 1, 1), LAST=True, ROWS=8, COLS=64),
 }
 POINTERS = {"x", "logit", "scale", "y", "kept", "dy", "dx", "dlogit", "weight", "partial"}
 FULL = {"kept", "scale", "weight", "partial"}
+turns = {}
 
-def build(kernel, geometry, **constants):
-    signature, constants = {}, constants | GEOMETRIES[geometry]
+def build(kernel, **constants):
+    turn = turns[kernel] = turns.get(kernel, -1) + 1
+    for loops, geometries in (("unrolled", SHORT), ("rolled", LONG)):
+        name = list(geometries)[turn % len(geometries)]
+        one(kernel, loops, name, constants | geometries[name])
+
+def one(kernel, loops, geometry, constants):
+    signature = {}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     for name in kernel.arg_names:
         if name in constants: signature[name] = "constexpr"
@@ -602,24 +613,37 @@ def build(kernel, geometry, **constants):
         else: signature[name] = "fp32" if name == "eps" else "i32"
     text = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     assert ".target sm_90" in text and "atom." not in text and "red.global" not in text
-    print("ok", kernel.__name__, geometry, constants)
+    body = [str(constants.get(name)) for name in ("MODE", "OWN", "KEEP", "R", "R_PAD")]
+    where = kernel.fn.__module__.split(".")[-1]
+    print("ok", where, kernel.__name__, *body, "|", loops, "|", geometry, "|", constants["LAST"])
 
-for geometry in GEOMETRIES:
-    for mode, own, keep in (("mean", True, 0), ("max", True, 1), ("lp", True, 2), ("softmax", True, 1),
-                            ("softmax", False, 1), ("dsc", True, 3), ("mixed", True, 2), ("mean_minus_x", True, 0)):
-        build(window_pool_triton.forward, geometry, MODE=mode, OWN=own, KEEP=keep)
-        build(window_pool_triton.backward, geometry, MODE=mode, OWN=own)
-    for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
-        build(window_filters_triton.forward, geometry, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
-        build(window_filters_triton.backward, geometry, MODE=mode, R=rows)
-        if mode != "poset":
-            build(window_filters_triton.weight_gradient, geometry, R=rows, R_PAD=padded)
+for mode, own, keep in (("mean", True, 0), ("max", True, 1), ("lp", True, 2), ("softmax", True, 1),
+                        ("softmax", False, 1), ("dsc", True, 3), ("mixed", True, 2), ("mean_minus_x", True, 0)):
+    build(window_pool_triton.forward, MODE=mode, OWN=own, KEEP=keep)
+    build(window_pool_triton.backward, MODE=mode, OWN=own)
+for mode, rows, padded in (("gated", 1, 1), ("tree", 3, 4), ("tree", 7, 8), ("poset", 16, 16)):
+    build(window_filters_triton.forward, MODE=mode, R=rows, R_PAD=padded, KEEP=True)
+    build(window_filters_triton.backward, MODE=mode, R=rows)
+    if mode != "poset":
+        build(window_filters_triton.weight_gradient, R=rows, R_PAD=padded)
 """
 
 
 def test_every_mode_and_geometry_compiles_for_sm_90(tmp_path, monkeypatch):
-    """Without a GPU, and with neither atomics nor reductions to memory in the result."""
-    assert plain(COMPILE, monkeypatch, tmp_path).count("ok") == 5 * (8 * 2 + 4 * 2 + 3)
+    """Without a GPU, and with neither atomics nor reductions to memory in the result.
+
+    What a kernel's code depends on are its body (mode, whose logits, what is kept, how many filters), whether its loops
+    are unrolled, and in which of two ways a tile lies; the sides of a window are numbers in the same lines. Every body
+    is compiled with its loops unrolled and left, and geometries take turns, so that every kernel meets each.
+    """
+    lines = [line.removeprefix("ok ").split(" | ") for line in plain(COMPILE, monkeypatch, tmp_path).splitlines()]
+    bodies = {body for body, *_ in lines}
+    assert len(bodies) == 8 * 2 + 4 * 2 + 3
+    assert {(body, loops) for body, loops, *_ in lines} == set(itertools.product(bodies, ("unrolled", "rolled")))
+    kernels = {" ".join(body.split()[:2]) for body in bodies}
+    assert len(kernels) == 5
+    met = {(" ".join(body.split()[:2]), loops, last) for body, loops, _, last in lines}
+    assert met == set(itertools.product(kernels, ("unrolled", "rolled"), ("True", "False")))
 
 
 X = torch.zeros(1, 2, 4, 4)

@@ -6,6 +6,7 @@ The rules of what counts as a pair worth having are here, and only here.
 """
 
 import ast
+import gc
 import importlib.util
 import json
 import re
@@ -56,8 +57,10 @@ def functions(source: bytes, package: str, module: str) -> Iterator[dict]:
         tree = ast.parse(text)
     lines = text.encode().split(b"\n")  # ast counts columns in UTF-8 bytes, and lines by \n alone
     for node, parent in _definitions(tree.body, ()):
+        if _dunder(node.name):
+            continue
         doc = ast.get_docstring(node)
-        if not doc or _dunder(node.name) or _overload(node) or _idle(node):
+        if not doc or _overload(node) or _idle(node):
             continue
         summary = summarise(doc)
         if not _tells(summary) or not _encodes(doc):
@@ -190,6 +193,7 @@ def _encodes(text: str) -> bool:
 
 
 def main() -> None:
+    gc.disable()  # trees hold no cycles, and there are millions of nodes to look through for some
     for line in sys.stdin:
         package, module, path = json.loads(line)
         try:

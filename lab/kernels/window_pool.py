@@ -211,10 +211,13 @@ def window_pool(
     return windows.lower(y, x.ndim)
 
 
-@torch.compiler.assume_constant_result
 def _interpreting() -> bool:
     """Whether Triton's interpreter is asked for; read from the environment, which dynamo cannot trace."""
     return bool(triton.knobs.runtime.interpret)
+
+
+# what torch.compiler.assume_constant_result does, without its import of dynamo: a quarter of the start of the lab
+_interpreting._dynamo_marked_constant = True
 
 
 def _spread(x: Tensor, mode: str, logit: Tensor) -> Tensor:

@@ -98,23 +98,32 @@ def together(task: Task, h: Tensor, seed: int) -> np.ndarray:
 
 
 def v_shares(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """What each text adds to the V-measure [N], from numbered labels and clusters; their mean is V."""
+    """What each text adds to the V-measure [N], from numbered labels and clusters, N >= 2; their mean is V."""
     counts = np.zeros((label.max() + 1, cluster.max() + 1))
     np.add.at(counts, (label, cluster), 1)
-    without = np.zeros_like(counts)
-    for where in np.argwhere(counts > 0):  # texts of one label and cluster are alike
-        counts[tuple(where)] -= 1
-        without[tuple(where)] = v_measure(counts)
-        counts[tuple(where)] += 1
-    own = without[label, cluster]
-    return v_measure(counts) + (len(label) - 1) * (own.mean() - own)
+    tables = counts.sum(1), counts.sum(0), counts
+    terms = [_terms(table).sum() for table in tables]
+    # without a text, one is taken from its row, its column and its cell: of each sum one term changes
+    own = tables[0][label], tables[1][cluster], counts[label, cluster]
+    less = [term + _terms(count - 1) - _terms(count) for term, count in zip(terms, own, strict=True)]
+    without = _v_measure(len(label) - 1, *less)
+    return _v_measure(len(label), *terms) + (len(label) - 1) * (without.mean() - without)
 
 
-def v_measure(counts: np.ndarray) -> float:
-    """2 I / (H(row) + H(column)) of a table of counts; 1 where there is one row and one column."""
-    p = counts / counts.sum()
-    rows, columns, cells = (-float(np.sum(q[q > 0] * np.log(q[q > 0]))) for q in (p.sum(1), p.sum(0), p))
-    return 2 * (rows + columns - cells) / (rows + columns) if rows + columns > 0 else 1.0
+def _terms(counts: np.ndarray) -> np.ndarray:
+    """c ln c, 0 for a count of 0."""
+    return counts * np.log(np.where(counts > 0, counts, 1))
+
+
+def _v_measure(n: int, *terms: np.ndarray | np.floating) -> np.ndarray:
+    """2 I / (H(row) + H(column)) of tables of counts, 1 where there is one row and one column.
+
+    terms: the sums of c ln c over rows, columns and cells; an entropy is ln n less such a sum over n.
+    """
+    rows, columns, cells = (np.log(n) - term / n for term in terms)
+    whole = rows + columns
+    some = whole > 1e-12  # what rounding leaves of none
+    return np.where(some, 2 * (whole - cells) / np.where(some, whole, 1), 1.0)
 
 
 # what is measured on each kind of data set; the first of a kind is its usual one

@@ -193,7 +193,8 @@ def _fitted(
     seed: int,
 ) -> nn.Module:
     """The module as it was after the epoch of the least loss on the rows kept aside."""
-    order, optimizer = np.random.default_rng(seed), torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
+    order = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay, fused=True)
     least, best = float("inf"), deepcopy(module.state_dict())
     for _ in range(epochs):
         for at in np.array_split(order.permutation(train), max(1, len(train) // 64)):

@@ -21,6 +21,12 @@ from lab.reports.notebook import MARKER, tagged
 
 LOST = {"DeadKernelError", "KernelStartError"}  # what says nothing against the notebook
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # BLAS and torch read the first
+# what is registered first runs last: all else that waits for the end has run, and the system takes the memory back at
+# once, where Python would take torch and transformers apart object by object for two seconds
+LAUNCH = (
+    "import atexit, os, runpy; atexit.register(os._exit, 0); "
+    "runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,10 @@ def _register() -> None:
         @property
         def kernel_spec(self):
             # no history file: several kernels would wait for each other's lock on it
-            return KernelSpec(**get_kernel_dict(extra_arguments=["--HistoryManager.hist_file=:memory:"]))
+            found = get_kernel_dict(extra_arguments=["--HistoryManager.hist_file=:memory:"])
+            at = found["argv"].index("-m")
+            found["argv"][at : at + 2] = ["-c", LAUNCH]
+            return KernelSpec(**found)
 
     class Client(PapermillNotebookClient):
         failure: Failure | None = None
@@ -188,6 +197,8 @@ def _register() -> None:
                         self.shutdown_kernel = "immediate"
                         break
                 self.set_widgets_metadata()
+                # its thread wakes once a second, and the channels' context would wait for that
+                self.kc.hb_channel.stop()
             return self.nb
 
         def _one(self, index, cell):

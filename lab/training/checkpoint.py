@@ -67,7 +67,8 @@ def read(
         parts.setdefault(rest, {})[kind] = value
     net.load_state_dict({name: part["weight"] for name, part in parts.items() if "weight" in part})
     for name, parameter in net.named_parameters():
-        moved = {k: v.to(parameter.device if v.ndim else "cpu") for k, v in parts[name].items() if k != "weight"}
+        # the count of steps too: a fused AdamW has it where the weights are
+        moved = {k: v.to(parameter.device) for k, v in parts[name].items() if k != "weight"}
         if moved:
             optimiser.state[parameter] = moved
     return int(about["step"]), json.loads(about["rows"])

@@ -1,10 +1,12 @@
 """Training an embedding model on pairs: resumable, watched, stopped when it breaks; on sentence-transformers."""
 
+import gc
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from lab.data.undisturbed import undisturbed
 from lab.models import identity
 from lab.training.losses import named
 from lab.training.pairs import checked, checksum
+from lab.training.remembered import remembered
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,9 +115,25 @@ def contrastive(
     keep = None if folder is None else Path(folder)
     if keep is not None:
         _claim(keep, said | {"model": _fingerprint(model)})
-    with undisturbed(), tempfile.TemporaryDirectory() as aside:
+    with undisturbed(), tempfile.TemporaryDirectory() as aside, remembered(model), _unswept(model):
         stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
         return _trained(stepper, model, steps, every, patience, see, progress)
+
+
+@contextmanager
+def _unswept(model: Any) -> Iterator[None]:
+    """What lives now is not looked through by the trainer's own collections of garbage, which free a GPU's memory.
+
+    Beside a small model on a CPU, among all that a notebook has imported, they took as long as ten steps.
+    """
+    if model.device.type != "cpu" or gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _stepper(

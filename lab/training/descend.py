@@ -20,7 +20,7 @@ def descend(
     progress: bool = True,
 ) -> np.ndarray:
     """AdamW on loss(step) for steps 0 .. steps - 1; the loss of each. falling: the rate by one cycle, ending near 0."""
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps)) if falling else None
     seen = np.empty(steps)
     for step in tqdm(range(steps), desc=label, disable=not progress, leave=False):

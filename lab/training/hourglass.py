@@ -152,7 +152,7 @@ def hourglass(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Hourglass(source.vocab, shape, ends, every, marks).train()
-        optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
         rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=0.1,
                                                     div_factor=10, final_div_factor=1)  # fmt: skip
         for step in tqdm(range(steps), desc=f"train {ends}", disable=not progress, leave=False):

@@ -113,7 +113,7 @@ def language_model(
     plain = net.state_dict().keys()
     with _attending(model, recipe):
         optimiser = torch.optim.AdamW(
-            net.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+            net.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
         )
         step, rows = checkpoint.read(folder, said, net, optimiser) if folder else (0, [])
         looked = _look(model, source, recipe, device)

@@ -1,4 +1,4 @@
-"""Designs x seeds: every one trained and asked the same, on all cores, each run kept so that a killed call goes on."""
+"""Designs x seeds: every one trained and asked the same, on several cores, each run kept: a killed call goes on."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from lab.training.designs import Design
 from lab.training.embedder import embedder
 from lab.training.layer_weights import layer_weights
 from lab.training.pairs import checksum
+from lab.training.remembered import remembered
 
 SEEN = 64  # texts by which the weights of the layers are read
 
@@ -46,8 +47,9 @@ def trials(
     lab.training.contrastive, such as steps, batch, rate, loss, held_out; window and lora: of lab.training.embedder.
     folder: where each run is kept, in a file of its own that is whole or not there, named by design, seed and a
         checksum of all that it was made of. Called again, only what is missing is run.
-    workers: processes, each on one thread; the cores when not given, 1 on a GPU and to stay in this process. They are
-        started anew, so a script that calls this needs the usual `if __name__ == "__main__":`.
+    workers: processes, each on one thread; where not given as many as torch would have threads here, so that what was
+        given one core keeps to it; 1 on a GPU, and to stay in this process. They are started anew, so a script that
+        calls this needs the usual `if __name__ == "__main__":`.
 
     Returns score[design, seed, ...], curve variables loss, held_out ...[design, seed, step], layer_weight[design, seed,
     layer], and over [design, seed] parameters (trained), head (those of the pooling), seconds and cpu_seconds (of the
@@ -81,8 +83,7 @@ def trials(
 
 def _done(left: list[dict[str, Any]], workers: int | None) -> Iterator[None]:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = 1 if torch.cuda.is_available() else cores
+        workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     workers = min(workers, len(left))
     if workers <= 1:
         for job in left:
@@ -112,7 +113,8 @@ def _run(job: dict[str, Any]) -> None:
     options = {"truncate": True, "progress": False} | job["options"]
     tuned = contrastive(job["pairs"], model, seed=job["seed"], **options)
     began = time.process_time()
-    score = job["evaluate"](model)
+    with remembered(model):
+        score = job["evaluate"](model)
     numbers = {
         "parameters": tuned.parameters, "head": sum(value.numel() for value in model[1].parameters()),
         "seconds": tuned.seconds, "cpu_seconds": tuned.cpu_seconds, "evaluate_cpu_seconds": time.process_time() - began,
