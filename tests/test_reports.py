@@ -526,7 +526,7 @@ def test_a_kernel_ends_at_once_and_yet_does_what_waits_for_its_end(tmp_path):
     late = tmp_path / "late"
     late.mkdir()
     source = f"""
-import atexit, tempfile, threading, time
+import atexit, sys, tempfile, threading, time, types
 from pathlib import Path
 late = Path({str(late)!r})
 kept = tempfile.TemporaryDirectory(dir=late)
@@ -534,10 +534,11 @@ atexit.register((late / "exit").touch)
 threading.Thread(target=lambda: (time.sleep(0.3), (late / "thread").touch())).start()
 
 class Torn:
-    def __del__(self):
-        (late / "torn").touch()
+    def __del__(self, told=late / "torn"):
+        told.touch()
 
-torn = Torn()
+sys.modules["apart"] = types.ModuleType("apart")
+sys.modules["apart"].torn = Torn()
 """
     path = write(tmp_path / "ends.ipynb", code(source))
     executed = kernel.execute(prepare(path).source.node, {}, timeout=60)
