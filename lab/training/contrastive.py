@@ -124,7 +124,7 @@ def contrastive(
 def _unswept(model: Any) -> Iterator[None]:
     """What lives now is not looked through by the trainer's own collections of garbage, which free a GPU's memory.
 
-    Beside a small model on a CPU, among all that a notebook has imported, they took as long as ten steps.
+    They look at all that a notebook has imported, and a small model's steps on a CPU are short.
     """
     if model.device.type != "cpu" or gc.get_freeze_count():
         yield

@@ -57,10 +57,10 @@ class Loss(nn.Module):
 def as_one(columns: Sequence[Features]) -> Features | None:
     """The texts of all columns as one batch, or None where each is better embedded by itself.
 
-    One pass over three small batches takes half the time of three passes: a step of a small model is its number of
-    calls. Not so where the padding that lets short texts stand beside long ones would cost more than a quarter, where
-    padding stands on the left (an absolute position would move with it), and where a column holds more than rows of
-    tokens with their mask.
+    A step of a small model is its number of calls, and one pass over three columns has a third of those of three. Not
+    so where the padding that lets short texts stand beside long ones would cost more than a quarter, where padding
+    stands on the left (an absolute position would move with it), and where a column holds more than rows of tokens
+    with their mask.
     """
     masks = [column.get("attention_mask") for column in columns]
     if len(masks) < 2 or any(not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.numel() for mask in masks):
