@@ -126,15 +126,13 @@ def test_cka_of_all_layers_and_of_two_models(minilm):
         lab.geometry.cka(states.isel(example=slice(3)))
 
 
-def test_cka_prepares_each_space_once_and_scores_each_pair_once(minilm, monkeypatch):
-    from lab.geometry import similarity
+def test_cka_reads_each_layer_once_and_scores_each_pair_once(minilm, monkeypatch):
+    from lab.geometry import layers, similarity
 
-    calls, kind = [], similarity.SIMILARITIES["linear_cka"]
-    counted = kind._replace(
-        prepare=lambda x: calls.append("prepared") or kind.prepare(x),
-        score=lambda a, b: calls.append("scored") or kind.score(a, b),
-    )
+    calls, kind, rows = [], similarity.SIMILARITIES["linear_cka"], layers.rows
+    monkeypatch.setattr(layers, "rows", lambda *given: calls.append("read") or rows(*given))
+    counted = kind._replace(score=lambda both: calls.append("scored") or kind.score(both))
     monkeypatch.setitem(similarity.SIMILARITIES, "linear_cka", counted)
     states = lab.capture.states(minilm, lab.data.docstrings(n=8, seed=0)["text"], layers=[1, 2, 3])
     lab.geometry.cka(states)
-    assert (calls.count("prepared"), calls.count("scored")) == (3, 6)
+    assert (calls.count("read"), calls.count("scored")) == (3, 6)

@@ -213,8 +213,8 @@ def test_a_kernel_that_cannot_start_is_a_failure(tmp_path, monkeypatch):
 
 def test_a_report_that_is_too_large_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "LIMIT", 400_000)
-    marked = code("from IPython.display import HTML\nHTML('<b>x</b>' * 62_500)")  # long words alone would be cut
-    told = run_one(write(tmp_path / "a.ipynb", code("print('small')"), marked), tmp_path / "out")
+    pictured = code("from IPython.display import Image\nImage(bytes(375_000), format='png')")  # words would be cut
+    told = run_one(write(tmp_path / "a.ipynb", code("print('small')"), pictured), tmp_path / "out")
     assert (told.status, told.error) == ("failed", "ReportTooLarge")
     page = (tmp_path / "out" / "a.html").read_text()
     assert told.bytes == len(page.encode()) < 400_000

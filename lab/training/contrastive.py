@@ -44,6 +44,7 @@ class Tuned:
     ended: str  # "all steps", "no better" (the best weights are then put back), or "asked"
 
 
+@undisturbed()  # what is imported on the way draws too
 def contrastive(
     pairs: object,  # a DataFrame: what is none is refused in words
     model: "SentenceTransformer",
@@ -115,7 +116,7 @@ def contrastive(
     keep = None if folder is None else Path(folder)
     if keep is not None:
         _claim(keep, said | {"model": _fingerprint(model)})
-    with undisturbed(), tempfile.TemporaryDirectory() as aside, remembered(model), _unswept(model):
+    with tempfile.TemporaryDirectory() as aside, remembered(model), _unswept(model):
         stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
         return _trained(stepper, model, steps, every, patience, see, progress)
 
