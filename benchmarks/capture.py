@@ -11,7 +11,7 @@ While times are taken, freed memory stays with the process: otherwise a pass tak
 variant's memory lay (up to 360,000 page faults a pass, in the plain one as in others). Peak memory is the median of
 three processes for each variant, where it goes back as usual. Peers have their own section, with fewer rounds.
 `--flat` measures the peak memory of to_zarr for corpora of several sizes. Tables are printed and stored in
-benchmarks/results/ under the device's name; what is not installed says so.
+benchmarks/results/ under the device's name, a part of them apart; what is not installed says so.
 """
 
 import argparse
@@ -235,7 +235,9 @@ def main() -> None:
         parts.append(f"## Memory of to_zarr by corpus size, tiny-bert (4 x 128)\n\n{flat(given.flat)}\n")
     used = {name: versions()[name] for name in ("python", "torch", "transformers", "sentence-transformers")}
     words = ", ".join(f"{name} {version}" for name, version in used.items())
-    where = write("capture", "md", f"# Capture on {device()}\n\n{words}\n\n" + "\n".join(parts), given.folder)
+    whole = set(given.only) == {*REAL, *SIZES} and given.flat
+    page = f"# Capture on {device()}\n\n{words}\n\n" + "\n".join(parts)
+    where = write("capture" if whole else "capture-some", "md", page, given.folder)
     print(where.read_text(encoding="utf-8"))
     return None
 
