@@ -197,7 +197,7 @@ def test_a_kernel_killed_from_outside_costs_a_try_and_not_the_sweep(tmp_path):
 
 
 def test_a_killed_dask_worker_costs_a_try_and_not_the_sweep(tmp_path):
-    """kill -9 of the worker itself: once for n = 1, and each time it takes n = 3."""
+    """kill -9 of the one worker, where all wait in a row: once for n = 1, and each time it takes n = 3."""
     kill = code("import os, signal, time\nfrom pathlib import Path\n"
                 "here = Path(f'seen-{n}-{os.getpid()}')\nhere.touch()\n"
                 "again = len(list(Path().glob(f'seen-{n}-*'))) > 1\n"
@@ -208,7 +208,7 @@ def test_a_killed_dask_worker_costs_a_try_and_not_the_sweep(tmp_path):
         stack.enter_context(
             contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w")))
         )  # it laments the dead
-        client = sweeps.cluster(stack, None, 2)
+        client = sweeps.cluster(stack, None, 1)
         found = sweeps.sweep("a.ipynb", {"n": [1, 2, 3]}, client=client, **quiet)
     assert found.status.tolist() == ["done", "done", "failed"]
     assert found.problem[2].startswith("KilledWorker: the worker was lost")

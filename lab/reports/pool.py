@@ -55,14 +55,32 @@ def side_by_side(
 def on_cluster(client: Any, jobs: Sequence[Job], finish: Finish, *, timeout: int | float | None) -> None:
     """The same on the workers of a dask client, wherever they are: each task runs a kernel beside its worker.
 
-    A worker that dies loses what it was running, and dask gives that to another one. A task whose workers die as often
-    as the scheduler's `allowed-failures` allows has failed, with that for its reason; the others go on.
+    A worker that dies takes with it what it was running and what was waiting there, and dask cannot say which of them
+    killed it. So what was lost so (more often than the scheduler's `allowed-failures` allows) is tried once more when
+    all else has ended, one after another, where nobody else's death can count: what is lost again has failed, with that
+    for its reason.
     """
     from distributed import KilledWorker
 
+    again: list[Job] = []
+
+    def keep(job: Job, run: Executed) -> None:
+        if run.failure is not None and run.failure.error == KilledWorker.__name__:
+            again.append(job)
+        else:
+            finish(job, run)
+
     with client.get_executor(pure=False) as executor:
-        futures = {executor.submit(_execute, job.source.node, job.given, timeout=timeout, tries=2): job for job in jobs}
-        _collect(futures, finish, lambda: None, lost=(KilledWorker,))
+
+        def collect(some: Sequence[Job], finish: Finish) -> None:
+            futures = {
+                executor.submit(_execute, job.source.node, job.given, timeout=timeout, tries=2): job for job in some
+            }
+            _collect(futures, finish, lambda: None, lost=(KilledWorker,))
+
+        collect(jobs, keep)
+        for job in again:
+            collect([job], finish)
 
 
 def _execute(node: dict, given: dict, **options: Any) -> Executed:

@@ -158,7 +158,8 @@ def _page(job: Job, records: Sequence["Record"], rows: "pd.DataFrame", planned: 
 def cluster(stack: ExitStack, scheduler: str | None, workers: int) -> Any:
     """A dask client of a scheduler, or of a LocalCluster of its own; both close with the stack.
 
-    On a cluster of our own a task whose worker died is tried once more. ValueError: no dask here, no scheduler there.
+    Ours hands back what a dying worker had at once: pool.on_cluster tries it again, by itself. ValueError: no dask here,
+    no scheduler there.
     """
     try:
         from distributed import Client, LocalCluster
@@ -166,7 +167,7 @@ def cluster(stack: ExitStack, scheduler: str | None, workers: int) -> Any:
         raise ValueError("sweeps on a cluster need dask: pip install '.[cluster]'") from None
     if scheduler is None:
         own = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-        scheduler = stack.enter_context(LocalCluster(**own, scheduler_kwargs={"allowed_failures": 1}))
+        scheduler = stack.enter_context(LocalCluster(**own, scheduler_kwargs={"allowed_failures": 0}))
     try:
         return stack.enter_context(Client(scheduler, timeout="20s"))
     except (OSError, ValueError) as error:
