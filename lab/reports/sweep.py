@@ -158,7 +158,7 @@ def _page(job: Job, records: Sequence["Record"], rows: "pd.DataFrame", planned: 
 def cluster(stack: ExitStack, scheduler: str | None, workers: int) -> Any:
     """A dask client of a scheduler, or of a LocalCluster of its own; both close with the stack.
 
-    Ours hands back what a dying worker had at once: pool.on_cluster tries it again, by itself. ValueError: no dask here,
+    Ours hands back at once what a dying worker had: pool.on_cluster tries it again by itself. ValueError: no dask here,
     no scheduler there.
     """
     try:
