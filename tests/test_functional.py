@@ -275,3 +275,54 @@ def test_compiles_in_one_graph_for_all_sizes():
     env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore"}
     run = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env, check=False)
     assert run.stdout.split() == ["compiled"], run.stderr[-3000:]
+
+
+# ---- the sums that a GPU takes in place of index_add, which is atomic there
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 4], [0, 0], [1], [70, 1, 0, 0, 2]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [(), (5,), (2, 3)], ids=str)
+def test_sums_in_the_order_of_the_tokens(lengths, dtype, width):
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    x = torch.randn(*width, sum(lengths), dtype=torch.float64).movedim(-1, 0).to(dtype)  # not contiguous
+    want = torch.stack([part.double().sum(0) for part in x.split(lengths)])
+    got = layout.Total.apply(x, offsets)
+    assert got.dtype == dtype
+    bound = {"rtol": torch.finfo(dtype).eps, "atol": 300 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps}
+    torch.testing.assert_close(got.double(), want, **bound)
+    back = layout.Spread.apply(got, offsets, len(x))
+    assert back.tolist() == got.repeat_interleave(torch.tensor(lengths), 0).tolist()
+
+
+def test_each_of_the_two_is_the_others_gradient():
+    offsets = torch.tensor([0, 3, 3, 7])
+    x = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x: layout.Total.apply(x, offsets) ** 2, x)
+        assert check(lambda y: layout.Spread.apply(y, offsets, 7) ** 2, y)
+        assert check(lambda x: layout.Spread.apply(layout.Total.apply(x, offsets).exp(), offsets, 7), x)
+
+
+def test_off_the_cpu_ragged_sums_are_not_index_add():
+    """On a device without data: which operations are asked for, forward and backward."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Asked(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    offsets = torch.tensor([0, 3, 3, 7], device="meta")
+    scores = torch.randn(7, 2, device="meta", requires_grad=True)
+    with Asked() as asked:
+        weights = layout.total(scores.exp(), offsets)
+        (layout.expand(weights, offsets, 7) * scores).sum().backward()
+    assert scores.grad.shape == scores.shape
+    assert "segment_reduce" in asked.names
+    assert not {name for name in asked.names if name.startswith(("index_add", "scatter_add", "index_put"))}

@@ -112,7 +112,7 @@ def expand(y: Shaped[Tensor, " S *K"], mask: Segments, n: int) -> Shaped[Tensor,
         return y[:, None].expand(-1, n, *y.shape[1:])
     if len(y) == 0:
         return y.new_zeros(0, *y.shape[1:])
-    return y.index_select(0, segment_ids(mask, n))
+    return y.index_select(0, segment_ids(mask, n)) if y.device.type == "cpu" else Spread.apply(y, mask, n)
 
 
 def total(x: Tensor, mask: Segments) -> Tensor:
@@ -121,7 +121,47 @@ def total(x: Tensor, mask: Segments) -> Tensor:
         return x.sum(1)
     if len(mask) == 1:
         return x[:0]  # no segments, so no tokens; still in the graph
+    if x.device.type != "cpu":
+        return Total.apply(x, mask)
     return x.new_zeros(len(mask) - 1, *x.shape[1:]).index_add(0, segment_ids(mask, len(x)), x)
+
+
+class Total(torch.autograd.Function):
+    """Ragged sums for a GPU, each in the order of its tokens: index_add is atomic there, and adds in any order.
+
+    Spread is its gradient, and it is Spread's: torch's own for index_select is an index_add.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, offsets: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.segment_reduce(wide, "sum", offsets=offsets, initial=0, unsafe=True).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        x, offsets = inputs
+        ctx.n = len(x)
+        ctx.save_for_backward(offsets)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return Spread.apply(dy, *ctx.saved_tensors, ctx.n), None
+
+
+class Spread(torch.autograd.Function):
+    """The row of each segment at each of its n tokens."""
+
+    @staticmethod
+    def forward(y: Tensor, offsets: Tensor, n: int) -> Tensor:
+        return y.index_select(0, segment_ids(offsets, n))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None, None]:
+        return Total.apply(dx, *ctx.saved_tensors), None, None
 
 
 def token_at(end: int, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
