@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +137,30 @@ def test_second_call_reads_the_cache(site, harvests):
     pd.testing.assert_frame_equal(first, second)
     assert first.attrs == second.attrs
     assert [path.suffix for path in cache.folder().iterdir()] == [".parquet"]
+
+
+def test_two_that_start_on_an_empty_cache_harvest_once(site, harvests, monkeypatch):
+    waiting, harvest = threading.Event(), texts._harvest
+    lock = filelock.FileLock.acquire
+
+    def acquire(self, *given, **named):
+        if threading.current_thread() is second:
+            waiting.set()
+        return lock(self, *given, **named)
+
+    def harvested(versions):
+        second.start()
+        assert waiting.wait(60)  # the other has looked, found nothing and stands before the lock
+        return harvest(versions)
+
+    got = []
+    second = threading.Thread(target=lambda: got.append(lab.data.corpus()))
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    monkeypatch.setattr(texts, "_harvest", harvested)
+    first = lab.data.corpus()
+    second.join(60)
+    assert len(harvests) == 1
+    pd.testing.assert_frame_equal(first, got[0])
 
 
 def test_other_versions_packages_and_rules_harvest_again(site, harvests, monkeypatch, tmp_path):

@@ -76,16 +76,24 @@ def corpus() -> pd.DataFrame:
     path = cache.folder() / f"docstrings-{key}.parquet"
     if key in _unsaved:
         return _noted(_unsaved[key].copy(), key)
-    found = _load(path)
+    found = _load(path, logging.DEBUG)
     if found is None:
-        content = _parquet(*_harvest(versions))
-        found = _open(io.BytesIO(content))
-        try:
-            _write(path, content)
-        except OSError as error:
-            log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
-            _unsaved[key] = found.copy()
+        with cache.alone(path):
+            found = _load(path)  # while this one waited another may have made it
+            if found is None:
+                found = _made(path, key, versions)
     return _noted(found, key)
+
+
+def _made(path: Path, key: str, versions: dict[str, str]) -> pd.DataFrame:
+    content = _parquet(*_harvest(versions))
+    found = _open(io.BytesIO(content))
+    try:
+        _write(path, content)
+    except OSError as error:
+        log.warning("the corpus cannot be kept (%s); set LAB_CACHE to a folder that can be written", error)
+        _unsaved[key] = found.copy()
+    return found
 
 
 def _noted(table: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -208,7 +216,7 @@ def _open(file: Path | io.BytesIO) -> pd.DataFrame:
     return frame
 
 
-def _load(path: Path) -> pd.DataFrame | None:
+def _load(path: Path, loud: int = logging.INFO) -> pd.DataFrame | None:
     """The cached table, or None when there is none or it is damaged; a new harvest then takes its place."""
     import pyarrow as pa
 
@@ -217,7 +225,7 @@ def _load(path: Path) -> pd.DataFrame | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pa.ArrowException) as error:
-        log.info("%s cannot be read (%s); reading the docstrings again", path, error)
+        log.log(loud, "%s cannot be read (%s); reading the docstrings again", path, error)
         return None
 
 
