@@ -20,7 +20,10 @@ from urllib.parse import quote
 from lab.reports import markdown, notebook, parameters, record, render, start
 from lab.reports.record import Record
 
-WORK = "from lab.reports.form import work; work()"
+# a shell has what it starts in the background ignore interrupts, and so would this: Stop is one
+WORK = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lab.reports.form import work; work()"
+)
 
 
 class Form:
