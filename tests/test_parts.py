@@ -157,3 +157,25 @@ def test_a_small_tensor_goes_whole(monkeypatch):
     assert calls[0] == 3
     assert sum(calls[1:]) == 200
     assert max(calls[1:]) < 200
+
+
+@LAYOUTS
+def test_a_gradient_of_its_own_is_given_what_was_pooled(ragged, small):
+    """y = (sum_t x_t^2)^2 / 2 has dx_t = 2 x_t sqrt(2 y) dy: no other sum is needed."""
+    x, mask = drawn(9, 12, 3)
+    if ragged:
+        x, mask = to_ragged(x, mask)
+
+    def squares(x, mask):
+        return (total(keep(x, mask).square(), mask).square() / 2,)
+
+    def gradient(dy, y, x, mask):
+        return (keep(x, mask) * 2 * ((2 * y[0]).sqrt() * dy[0])[:, None],)
+
+    found = []
+    for own in (None, gradient):
+        given = x.clone().requires_grad_()
+        (y,) = by_parts(squares, (given,), mask, gradient=own)
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+        found.append(given.grad)
+    torch.testing.assert_close(*found)

@@ -100,8 +100,8 @@ def by_parts(
 
     tokens: x, and what else there is of each token, in x's layout. function takes the padded layout as well, treats
     each segment by itself, and gives what stands in padding no gradient; every tensor with a gradient is an argument.
-    gradient(dy, *tokens, mask, *parameters), padded, is a shorter way than torch's to the gradients of the tokens, dy
-    a tuple; those of parameters are torch's to find.
+    gradient(dy, y, *tokens, mask, *parameters), padded, is a shorter way than torch's to the gradients of the tokens,
+    dy and y tuples; those of parameters are torch's to find.
     """
     x = tokens[0]
     segments = len(mask) - (not is_padded(mask))
@@ -120,13 +120,15 @@ class _InParts(torch.autograd.Function):
         return tuple(torch.cat(each) for each in zip(*pooled, strict=True))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.function, ctx.gradient, ctx.mask, ctx.parts, ctx.k, *values = inputs
-        ctx.save_for_backward(*values)
+        ctx.save_for_backward(*values, *(output if ctx.gradient else ()))
+        ctx.given = len(values)
 
     @staticmethod
     def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
-        k, values, wanted = ctx.k, ctx.saved_tensors, ctx.needs_input_grad[5:]
+        k, wanted = ctx.k, ctx.needs_input_grad[5:]
+        values, pooled = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
         if torch.is_grad_enabled():  # what is to be differentiated again is left to torch, in one piece
             values = [v.view_as(v) for v in values]  # one may have been made from another
             y = ctx.function(*values[:k], ctx.mask, *values[k:])
@@ -135,9 +137,10 @@ class _InParts(torch.autograd.Function):
         tokens, targets = _rows(values[:k], ctx.mask), _rows(sums[:k], ctx.mask)
         own = ctx.gradient is not None and not any(wanted[k:])
         for part in ctx.parts:
-            mine, some = [*map(part.take, tokens), *values[k:]], [g[part.segments] for g in dy]
+            mine = [*map(part.take, tokens), *values[k:]]
+            some, made = ([v[part.segments] for v in each] for each in (dy, pooled))
             if own:
-                found = ctx.gradient(some, *mine[:k], part.mask, *mine[k:])
+                found = ctx.gradient(some, made, *mine[:k], part.mask, *mine[k:])
             else:
                 mine = [v.detach().requires_grad_(want) for v, want in zip(mine, wanted, strict=True)]
                 with torch.enable_grad():

@@ -111,8 +111,8 @@ def exponential_sum(x: Tensor, mask: Segments) -> tuple[Tensor, Tensor]:
     return total(e, mask), m
 
 
-def exponential_sum_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor]:
-    e, _ = exponentials(_wide(x), mask)
+def exponential_sum_gradient(dy: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor]:
+    e = (keep(_wide(x), mask, -torch.inf) - y[1][:, None]).exp_()
     return (e.mul_(dy[0][:, None]),)
 
 
@@ -127,10 +127,12 @@ def softmax_mean(x: Tensor, scores: Tensor, mask: Segments) -> tuple[Tensor]:
     return (total(softmax(scores, mask) * finite(_wide(x), mask), mask),)
 
 
-def softmax_mean_gradient(dy: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    weights, dy = softmax(scores, mask), dy[0][:, None]
-    ds = torch.ops.aten._softmax_backward_data(finite(_wide(x), mask) * dy, weights, 1, weights.dtype)
-    return weights.mul_(dy), ds
+def softmax_mean_gradient(
+    dy: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, scores: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dx = w dy and ds = w dy (x - y): with y known no sum over tokens is left."""
+    dx = softmax(scores, mask).mul_(dy[0][:, None])
+    return dx, (finite(_wide(x), mask) - y[0][:, None]).mul_(dx)
 
 
 def std(x: Tensor, mask: Segments) -> tuple[Tensor]:

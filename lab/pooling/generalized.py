@@ -167,9 +167,11 @@ def _sum_below_the_top(
     return segment_pool(e, mask, "sum") if by_kernel(e) else total(e, mask), top
 
 
-def _below_the_top_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor) -> tuple[Tensor]:
+def _below_the_top_gradient(
+    dy: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, mask: Tensor, r: Tensor
+) -> tuple[Tensor]:
     """dx = r exp(c) dz, of exp and of expm1."""
-    e = _below_the_top(x, mask)[0].mul_(r).exp_()
+    e = (keep(x, mask).to(wide(x)) - y[1][:, None]).mul_(r).exp_()
     return (keep(e, mask).mul_((r * dy[0])[:, None]),)
 
 
@@ -211,9 +213,11 @@ def _own_mean(x: Tokens, mask: Segments, beta: Tensor) -> tuple[Tensor]:
     return softmax_mean(x, beta * x, mask)
 
 
-def _own_mean_gradient(dy: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor) -> tuple[Tensor]:
+def _own_mean_gradient(
+    dy: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, mask: Tensor, beta: Tensor
+) -> tuple[Tensor]:
     x = finite(x.to(beta.dtype), mask)
-    dx, ds = softmax_mean_gradient(dy, x, beta * x, mask)
+    dx, ds = softmax_mean_gradient(dy, y, x, beta * x, mask)
     return (dx.addcmul_(ds, beta),)
 
 
