@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-import triton
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
 
@@ -41,10 +40,7 @@ POOLS = {  # with C = 4 channels on even maps
 }
 
 
-@pytest.fixture(autouse=True)
-def torch_path(monkeypatch):
-    if not torch.cuda.is_available():
-        monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+pytestmark = pytest.mark.usefixtures("plain_torch")  # the kernels are tested against it in test_window_pool
 
 
 every_pool = pytest.mark.parametrize("name", POOLS)

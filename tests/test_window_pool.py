@@ -10,7 +10,6 @@ from unittest import mock
 
 import pytest
 import torch
-import triton
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -128,10 +127,10 @@ def definition(mode, other, w, x, value):
 
 @contextmanager
 def on(path):
-    """Triton's kernel by the same switch that a user's environment sets, or torch's path, however small x is."""
+    """Triton's kernel by the switch that a user's environment sets at import, or torch's path, however small x is."""
     few = 0 if path == "slices" else window_pool_torch.FEW
     with (
-        mock.patch.object(triton.knobs.runtime, "interpret", path == "triton" and GPU == "cpu"),
+        mock.patch.object(sys.modules["lab.kernels.segment_pool"], "INTERPRETED", path == "triton" and GPU == "cpu"),
         mock.patch.object(window_pool_torch, "FEW", few),
     ):
         yield

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import triton
 from jaxtyping import Float
 from torch import Tensor
 
 from lab.kernels import window_filters, window_pool_torch, window_pool_triton, windows
+from lab.kernels.segment_pool import by_kernel
 from lab.kernels.windows import Ints, Windows
 
 MODES = ("mean", "max", "lp", "softmax", "dsc", "mixed", "mean_minus_x")
@@ -190,7 +190,7 @@ def window_pool(
     if mode not in MODES + window_filters.MODES:
         raise ValueError(f"mode must be one of {MODES + window_filters.MODES}; got {mode!r}")
     w = windows.plan(x, kernel_size, stride, padding, ceil_mode)
-    fused = x.dtype != torch.float64 and (x.is_cuda or _interpreting())
+    fused = by_kernel(x)
     if mode in window_filters.MODES:
         return window_filters.apply(x, mode, w, weight, fused)
     if weight is not None:
@@ -209,15 +209,6 @@ def window_pool(
         keep = 2 if scale is not None and scale.requires_grad else 1
     y, *_ = _reduce(windows.lift(x), logit, scale, w.flat(), mode, eps, keep, fused)
     return windows.lower(y, x.ndim)
-
-
-def _interpreting() -> bool:
-    """Whether Triton's interpreter is asked for; read from the environment, which dynamo cannot trace."""
-    return bool(triton.knobs.runtime.interpret)
-
-
-# what torch.compiler.assume_constant_result does, without its import of dynamo: a quarter of the start of the lab
-_interpreting._dynamo_marked_constant = True
 
 
 def _spread(x: Tensor, mode: str, logit: Tensor) -> Tensor:
