@@ -37,9 +37,9 @@ def poisoned(query, key, value, rows, bounds):
     return query, key.masked_fill(gone, torch.nan), value.masked_fill(gone, torch.nan), rows, bounds
 
 
-def value_and_grad(run, tensors, bounds, normalizer, causal, douts):
+def value_and_grad(run, tensors, bounds, normalizer, causal, douts, scale=0.6):
     tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    found = run(*tensors, bounds, normalizer, causal, 0.6)
+    found = run(*tensors, bounds, normalizer, causal, scale)
     grads = torch.autograd.grad(found, tensors, [dy.to(y.dtype) for dy, y in zip(douts, found, strict=True)])
     return [*(part.detach() for part in found), *grads]
 
@@ -81,7 +81,7 @@ def test_matches_float64(run, normalizer, sizes, Tk, short, D, causal, seed):
 
 @every_implementation
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid", "softpick"])
 def test_half_precision(run, dtype, normalizer):
     got, want = both(run, poisoned(*drawn(2, 1, 2, 40, 40, 16, dtype=dtype)), normalizer, True)
     assert [part.dtype for part in got] == [dtype, torch.float32, *[dtype] * 3, torch.float32]
@@ -121,7 +121,7 @@ def test_uniform_scores_have_known_columns(run):
 @every_implementation
 def test_large_scores_do_not_overflow(run):
     query, key, value, rows, bounds = drawn(1, 1, 1, 20, 20, 4)
-    for normalizer in ("softmax", "softmax1", "sigmoid"):
+    for normalizer in ("softmax", "softmax1", "sigmoid", "softpick"):
         got = run(query * 1e3, key * 10, value, rows, bounds, normalizer, True, 1.0)
         want = definition(*(t.double() for t in (query * 1e3, key * 10, value, rows)), bounds, normalizer, True, 1.0)
         for ours, right in zip(got, want, strict=True):
@@ -206,13 +206,14 @@ COMPILE = """
 import json
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from lab.kernels import attention_columns_triton as kernels
+from lab.kernels import attention_columns, attention_columns_triton as kernels
 HALF = {"q", "k", "v", "dout", "dq", "dk", "dv"}
 FULL = {"row", "weight", "dcolumns", "delta", "dweight"}
 found = {}
 for kernel in (kernels.forward, kernels.columns, kernels.backward_q, kernels.backward_kv):
-    for mode in ("softmax", "softmax1", "sigmoid", "relu"):
-        for dtype, causal, D in (("*bf16", True, 128), ("*fp32", False, 64))[: 1 + (mode == "softmax")]:
+    for mode in attention_columns.WEIGHTS:
+        more = {"softmax": [("*fp32", False, 64)], "softpick": [("*fp16", True, 128)]}.get(mode, [])
+        for dtype, causal, D in [("*bf16", True, 128), *more]:
             backward = kernel.__name__.startswith("backward")
             constants = {"MODE": mode, "CAUSAL": causal, "BLOCK_M": 32 if backward else 64, "BLOCK_N": 64, "BLOCK_D": D}
             types = dict.fromkeys(HALF, dtype) | dict.fromkeys(FULL, "*fp32") | {"bounds": "*i32", "scale": "fp32"}
@@ -237,5 +238,6 @@ def test_the_kernels_compile_for_sm_90_without_a_gpu():
     run = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env, check=False)
     assert run.returncode == 0, run.stderr
     shared = json.loads(run.stdout.splitlines()[-1])
-    assert len(shared) == 4 * 5
+    assert len(shared) == 4 * (5 + 2)  # each kernel for each normalizer, two of them in a second type
+    assert {name.split()[1] for name in shared} == {"softmax", "softmax1", "sigmoid", "relu", "softpick"}
     assert max(shared.values()) <= 227 * 1024

@@ -111,7 +111,7 @@ def watch(
                     some 1e-2 nats and 1e-3 of T
         "chunked"   complete rows of a few queries at a time, in float32
         "fused"     the kernel of lab.kernels.attention_columns; entropy, effective_keys and distance are NaN, and so
-                    is share for other normalizers than softmax
+                    are share for other normalizers than softmax and zeros for relu and softpick
         "eager"     the whole matrix
     spread: False leaves entropy and effective_keys NaN; with "tiles" and "flash" what is left costs a third less.
     normalizer: a name of lab.attention.NORMALIZERS or (scores, mask) -> weights: the weights to look at, where the

@@ -2,8 +2,8 @@
 
     out[b, h, i] = sum_k A_ik v_k          columns[b, h, k] = sum_i w_i A_ik          A = f(scale q k^T), masked
 
-f is softmax or a weight of its own for each score: see WEIGHTS. Query i is token i + Tk - Tq. The kernels are in
-attention_columns_triton; on a CPU a few rows of A stand in memory at a time.
+f is softmax, softpick or a weight of its own for each score: see WEIGHTS. Query i is token i + Tk - Tq. The kernels are
+in attention_columns_triton; on a CPU a few rows of A stand in memory at a time.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lab.kernels import attention_columns_triton as kernels
+from lab.kernels.attention_weights_triton import EPSILON
 from lab.kernels.segment_pool import by_kernel, on_device
+
+
+def softpick(s: Tensor, _: Tensor) -> Tensor:
+    """relu(e^s - 1) / (eps + sum |e^s - 1|) from |e^s - 1| = e^max(s, 0) (1 - e^-|s|); no slope where s is 0."""
+    top = s.amax(-1, keepdim=True).clamp(min=0).detach()
+    sizes = (s.clamp(min=0) - top).exp() * -torch.expm1(-s.abs())
+    return torch.where(s > 0, sizes, 0) / (sizes.sum(-1, keepdim=True) + EPSILON * (-top).exp())
+
 
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of visible scores [..., N] and their number n [..., 1]
     "softmax": lambda s, _: (s - s.amax(-1, keepdim=True)).exp() / (s - s.amax(-1, keepdim=True)).exp().sum(-1, True),
     "softmax1": lambda s, _: torch.cat([s, torch.zeros_like(s[..., :1])], -1).softmax(-1)[..., :-1],
     "sigmoid": lambda s, n: (s - n.log()).sigmoid(),
     "relu": lambda s, n: s.relu() / n,
+    "softpick": softpick,
 }
 ROWS = 2**22  # weights that stand in memory at a time on a CPU: 16 MiB in float32
 
@@ -191,7 +201,7 @@ def by_torch(
         if causal:
             visible = visible & (there <= token)
         n = visible.sum(-1, keepdim=True)
-        s = (q @ keys.mT * scale).masked_fill(~visible, -torch.inf if normalizer.startswith("soft") else 0)
+        s = (q @ keys.mT * scale).masked_fill(~visible, -torch.inf if normalizer.startswith("softmax") else 0)
         # a row without keys: equal scores, so that neither value nor gradient is 0 / 0
         a = WEIGHTS[normalizer](torch.where(n > 0, s, 0), n.clamp(min=1).to(wide)).masked_fill(~visible, 0)
         return a @ values, (a * rows[:, None, None, start:stop, None]).sum(-2)
@@ -229,6 +239,8 @@ def attention_columns(
         softmax1    e^s_k / (1 + sum_j e^s_j); Miller 2023
         sigmoid     sigma(s_k - log n); Ramapuram et al. 2024, https://arxiv.org/abs/2409.04431
         relu        max(s_k, 0) / n; Wortsman et al. 2023, https://arxiv.org/abs/2309.08586
+        softpick    max(e^s_k - 1, 0) / (eps + sum_j |e^s_j - 1|), eps = 1e-6; Zuhri et al. 2025,
+                    https://arxiv.org/abs/2504.20966. No gradient reaches a score of exactly 0
     Memory is linear in T, forward and backward. Half inputs are multiplied as they are and summed in float32.
 
     By the kernel on a GPU or in Triton's interpreter, by plain torch on a CPU and in float64.

@@ -6,7 +6,7 @@
     backward_q    a block of queries stays: delta_i = sum_k A_ik dA_ik first, then the gradient of the queries
     backward_kv   a block of keys stays, the queries of all heads that share it stream by: gradients of keys and values
 
-r is the log-sum-exp of the row for softmax (with one more logit of 0 for softmax1), log n for sigmoid and n for relu.
+What r is for each normalizer, and a tile of weights from it and back, is in attention_weights_triton.
 Source of the walk: FlashAttention-2 (Dao, 2023), algorithms 1 and 2 (recalled). https://arxiv.org/abs/2307.08691
 """
 
@@ -15,36 +15,13 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from lab.kernels.attention_weights_triton import LOG_EPSILON, by_score, logit, product, weigh
+
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 @no_type_check  # a checked kernel would look for its helpers in the checker's module
-def weigh(s, visible, r, MODE: tl.constexpr):
-    """The weights of a tile of scores s [M, N], from each row's number r [M, 1]."""
-    if MODE == "softmax" or MODE == "softmax1":
-        a = tl.exp(tl.where(visible, s - r, 0.0))
-    elif MODE == "sigmoid":
-        e = tl.exp(-tl.abs(s - r))
-        a = tl.where(s >= r, 1.0, e) / (1.0 + e)
-    else:
-        a = tl.maximum(s, 0.0) / r
-    return tl.where(visible, a, 0.0)
-
-
-@triton.jit
-@no_type_check
-def slope(s, a, visible, r, MODE: tl.constexpr):
-    """dA/ds of a weight by its own score, the row's sum held still."""
-    if MODE == "softmax" or MODE == "softmax1":
-        return a
-    if MODE == "sigmoid":
-        return a * (1.0 - a)
-    return tl.where(visible & (s > 0), 1.0 / r, 0.0)
-
-
-@triton.jit
-@no_type_check
 def queries(bounds, b, i, Tq, Tk):
     """The run of real tokens of sequence b, which token each query i is, and whether it is real."""
     lo, hi = tl.load(bounds + 2 * b), tl.load(bounds + 2 * b + 1)
@@ -97,6 +74,8 @@ def forward(
         r = tl.log(r)
     elif MODE == "softmax1":  # the logit of 0 without a value is met before all keys
         top, total = total, total + 1.0
+    elif MODE == "softpick":  # and eps likewise
+        top, total = total + LOG_EPSILON, total + 1.0
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     end = hi
     if CAUSAL:
@@ -108,18 +87,21 @@ def forward(
         vs = tile(v, j.to(tl.int64) * v_t, d, here, D)
         s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
         visible = sees(token, real, j, lo, hi, CAUSAL)
-        if MODE == "softmax" or MODE == "softmax1":
-            higher = tl.maximum(top, tl.max(tl.where(visible, s, -float("inf")), 1))
+        if MODE == "softmax" or MODE == "softmax1" or MODE == "softpick":
+            terms = logit(s, MODE)
+            higher = tl.maximum(top, tl.max(tl.where(visible, terms, -float("inf")), 1))
             shift = tl.where(higher == -float("inf"), 0.0, higher)  # nothing seen yet: inf - inf never happens
-            a = weigh(s, visible, shift[:, None], MODE)
+            a = weigh(terms, visible, shift[:, None], "softmax")
             shrink = tl.exp(top - shift)
             total = total * shrink + tl.sum(a, 1)
+            if MODE == "softpick":
+                a = tl.where(s > 0, a, 0.0)
             acc *= shrink[:, None]
             top = higher
         else:
             a = weigh(s, visible, r[:, None], MODE)
         acc += tl.dot(a.to(vs.dtype), vs, input_precision="ieee")
-    if MODE == "softmax" or MODE == "softmax1":
+    if MODE == "softmax" or MODE == "softmax1" or MODE == "softpick":
         some = total > 0
         acc /= tl.where(some, total, 1.0)[:, None]
         r = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), 0.0)
@@ -191,10 +173,10 @@ def backward_q(
         a = weigh(s, sees(token, real, j, lo, hi, CAUSAL), r[:, None], MODE)
         dc = tl.load(dcolumns + pair * Tk + j, mask=here, other=0.0)
         given += tl.sum(a * dc[None, :], 1)
-        if MODE == "softmax" or MODE == "softmax1":
+        if MODE == "softmax" or MODE == "softmax1" or MODE == "softpick":
             vs = tile(v, j.to(tl.int64) * v_t, d, here, D)
             mean += tl.sum(a * tl.dot(dy, tl.trans(vs), input_precision="ieee"), 1)
-    if MODE == "softmax" or MODE == "softmax1":
+    if MODE == "softmax" or MODE == "softmax1" or MODE == "softpick":
         mean += w * given
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for j0 in range(begin, end, BLOCK_N):
@@ -207,8 +189,8 @@ def backward_q(
         a = weigh(s, visible, r[:, None], MODE)
         dc = tl.load(dcolumns + pair * Tk + j, mask=here, other=0.0)
         da = tl.dot(dy, tl.trans(vs), input_precision="ieee") + w[:, None] * dc[None, :]
-        ds = slope(s, a, visible, r[:, None], MODE) * (da - mean[:, None])
-        acc += tl.dot(ds.to(ks.dtype), ks, input_precision="ieee")
+        ds = by_score(s, a, da, mean[:, None], visible, r[:, None], MODE)
+        acc += product(ds, ks, MODE)
     tl.store(
         dq + place[:, None] * D + d[None, :], (acc * scale).to(dq.dtype.element_ty), mask=(i < Tq)[:, None] & (d < D)
     )
@@ -253,8 +235,8 @@ def backward_kv(
             a = weigh(s, visible, r[:, None], MODE)
             of_v += tl.dot(tl.trans(a).to(dy.dtype), dy, input_precision="ieee")
             da = tl.dot(dy, tl.trans(vs), input_precision="ieee") + w[:, None] * dc[None, :]
-            ds = slope(s, a, visible, r[:, None], MODE) * (da - mean[:, None])
-            of_k += tl.dot(tl.trans(ds).to(qs.dtype), qs, input_precision="ieee")
+            ds = by_score(s, a, da, mean[:, None], visible, r[:, None], MODE)
+            of_k += product(tl.trans(ds), qs, MODE)
     at = (shared * Tk + wide)[:, None] * D + d[None, :]
     inside = (j < Tk)[:, None] & (d < D)[None, :]
     tl.store(dk + at, (of_k * scale).to(dk.dtype.element_ty), mask=inside)
