@@ -184,6 +184,26 @@ def test_the_gallery_is_filtered_by_word_and_status(pages, window):
     assert page.locator("#found").inner_text() == ""
 
 
+def test_a_long_verdict_is_folded_in_the_gallery(pages, window, tmp_path):
+    short, long = (json.loads(path.read_text()) for path in sorted(pages.glob("*.json"))[:2])
+    for told in (short, long | {"verdict": "It depends. " * 200}):
+        (tmp_path / f"{told['name']}.json").write_text(json.dumps(told))
+    index.write(tmp_path)
+    page = window.open(tmp_path / "index.html")
+    more = page.locator("button.more")
+    assert more.all_inner_texts() == ["The whole verdict"]
+    verdict = page.locator(".entry", has=more).locator(".verdict")
+    folded = verdict.bounding_box()["height"]
+    more.press("Enter")
+    assert verdict.bounding_box()["height"] > 2 * folded
+    assert more.get_attribute("aria-expanded") == "true"
+    page.get_by_role("button", name="Less").click()
+    assert verdict.bounding_box()["height"] == folded
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert verdict.bounding_box()["height"] > 2 * folded
+    assert window.errors == []
+
+
 def test_two_runs_share_their_scales(pages, window):
     page = window.open(pages / "compare.html")
     window.draw_all()

@@ -170,6 +170,27 @@
     filter();
   }
 
+  // ---- a long verdict is folded in the gallery, where its neighbours are to be seen too
+  for (const verdict of document.querySelectorAll(".entry .verdict")) {
+    verdict.classList.add("folded");
+    if (verdict.scrollHeight <= verdict.clientHeight + 40) {
+      verdict.classList.remove("folded");
+      continue;
+    }
+    const more = document.createElement("button");
+    more.type = "button";
+    more.className = "more";
+    const show = (whole) => {
+      verdict.classList.toggle("folded", !whole);
+      more.setAttribute("aria-expanded", whole);
+      more.textContent = whole ? "Less" : "The whole verdict";
+    };
+    more.addEventListener("click", () => show(verdict.classList.contains("folded")));
+    show(false);
+    verdict.after(more);
+    addEventListener("beforeprint", () => show(true));
+  }
+
   // ---- contents: beside the text where there is room, else folded above it
   const contents = document.querySelector(".contents details");
   if (contents && innerWidth < 1280) contents.open = false;
