@@ -93,8 +93,12 @@ def minilm():
 @pytest.fixture
 def plain_torch(monkeypatch):
     """The kernels have tests of their own; interpreted, a training step or a long row would take seconds."""
+    import triton
+    import triton.experimental.gluon  # torch imports it at a first call; it must see the interpreter on
+
     importlib.import_module("lab.kernels.segment_pool")
     monkeypatch.setattr("lab.kernels.segment_pool.INTERPRETED", False)
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)  # writes the variable that processes inherit
 
 
 @pytest.fixture(scope="module")
