@@ -20,7 +20,6 @@ score; entropy and effective keys read each score twice more.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shared.memory import anew, highest, number
 from shared.results import FOLDER, write
 from torch import Tensor
 from tqdm import tqdm
@@ -111,19 +111,13 @@ def available() -> int:
     return 1024 * number("/proc/meminfo", "MemAvailable")
 
 
-def number(file: str, name: str) -> int:
-    lines = Path(file).read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1])
-
-
 def peak_of(run: Callable[[], float]) -> tuple[float, float]:
     """Seconds of one pass, and the highest that this process, or on a GPU its tensors, came to in it, in MiB."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return run(), torch.cuda.max_memory_allocated() / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what the variant before left goes back: else a pass lives on it
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew from here
-    return run(), number("/proc/self/status", "VmHWM") / 1024
+    anew()
+    return run(), highest()
 
 
 def serve(variants: list[str], length: int, rounds: int, patience: float, budget: float) -> None:

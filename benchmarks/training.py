@@ -18,7 +18,6 @@ in benchmarks/results/.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
+from shared.memory import anew, highest
 from shared.results import FOLDER, write
 from tqdm import tqdm
 
@@ -125,6 +125,7 @@ def run(name: str, folder: str, given: argparse.Namespace) -> dict[str, float]:
     hook = model[0].register_forward_pre_hook(mark)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    anew()
     held = psutil.Process().memory_info().rss / 2**20
     train(name, model, given)
     hook.remove()
@@ -132,8 +133,7 @@ def run(name: str, folder: str, given: argparse.Namespace) -> dict[str, float]:
         raise RuntimeError(f"{name} went through the model {len(begun)} times in {given.steps} steps of two sides")
     clock, cpu = ((after - before) / (given.steps - 2) for before, after in zip(begun[2], begun[-2], strict=True))
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - held
-    return {"seconds": clock, "cpu": cpu, "megabytes": gpu or peak}
+    return {"seconds": clock, "cpu": cpu, "megabytes": gpu or highest() - held}
 
 
 def measure(names: list[str], ask: Callable[[str], dict[str, float]], rounds: int) -> dict[str, list[dict[str, float]]]:

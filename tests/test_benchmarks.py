@@ -194,3 +194,20 @@ def test_the_probes_benchmark_holds_each_against_ours(tmp_path):
     for _, least, ratio, points, reached in goals:
         assert reached == ("yes" if float(ratio) >= int(least) and float(points) >= -0.5 else "no")
     assert page.read_text(encoding="utf-8") in done.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_the_peak_of_memory_is_of_this_program_and_of_this_run():
+    """Two programs, the first holding 400 MiB while it starts the second; then 200 MiB that come and go."""
+    folder = str(ROOT / "benchmarks")
+    second = (
+        f"import sys; sys.path.insert(0, {folder!r})\nfrom shared.memory import anew, highest\n"
+        "small = highest(); large = b'x' * 2**21 * 100; there = highest(); del large; anew(); gone = highest()\n"
+        "print(small, there, gone)"
+    )
+    first = f"import subprocess, sys; large = b'x' * 2**22 * 100; subprocess.run([sys.executable, '-c', {second!r}])"
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, timeout=120, check=True)
+    small, there, gone = map(float, done.stdout.split())
+    assert small < 300
+    assert there > small + 190
+    assert gone < small + 20
