@@ -31,8 +31,6 @@ from lab.reports.machine import device, versions
 STRONG = 300.0  # a penalty that suits these states, found beforehand; the ten are chosen among inside the folds
 LONG = 10.0  # seconds after which a variant has one round: the whole stays under four minutes
 POINTS = 0.5  # of accuracy, paired: what counts as equal
-
-
 Seconds = dict[str, list[float]]  # of each variant, a number a round
 
 
