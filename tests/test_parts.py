@@ -28,15 +28,17 @@ POOLS = {
 def small(monkeypatch):
     """Parts of at most 400 bytes, of tensors of any size."""
     monkeypatch.setattr(parts, "BYTES", 400)
+    monkeypatch.setattr(parts, "FULL", 1200)
     monkeypatch.setattr(parts, "FEWEST", 0)
 
 
 def drawn(B, T, seed, kind="anywhere", D=6):
-    """Poisoned x and a mask whose padding stands anywhere, in front or behind; some rows are empty."""
+    """Poisoned x and a mask whose padding stands anywhere, in front, behind or nowhere; else some rows are empty."""
     g = torch.Generator().manual_seed(seed)
     x, n = torch.randn(B, T, D, generator=g, dtype=torch.float64), torch.randint(0, T + 1, (B, 1), generator=g)
     at = torch.arange(T)
-    mask = {"anywhere": torch.rand(B, T, generator=g) < 0.6, "front": at >= n, "behind": at < n}[kind]
+    somewhere = torch.rand(B, T, generator=g) < 0.6
+    mask = {"anywhere": somewhere, "front": at >= n, "behind": at < n, "nowhere": torch.ones_like(somewhere)}[kind]
     return x.masked_fill(~mask[..., None], torch.nan), mask
 
 
@@ -50,7 +52,7 @@ def spread(x, other, mask, scale):
 @settings(max_examples=20)
 @given(
     B=st.integers(0, 9), T=st.integers(0, 12), seed=st.integers(0, 99),
-    kind=st.sampled_from(["anywhere", "front", "behind"]), limit=st.sampled_from([1, 400, 2000]),
+    kind=st.sampled_from(["anywhere", "front", "behind", "nowhere"]), limit=st.sampled_from([1, 400, 2000]),
 )  # fmt: skip
 @example(B=9, T=12, seed=0, kind="behind", limit=600)  # one row in each part
 def test_parts_are_the_whole(ragged, B, T, seed, kind, limit):
@@ -63,8 +65,11 @@ def test_parts_are_the_whole(ragged, B, T, seed, kind, limit):
     whole = spread(x, other, mask, scale)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "BYTES", limit)
+        patch.setattr(parts, "FULL", limit)
         patch.setattr(parts, "FEWEST", 0)
         made = by_parts(spread, (x, other), mask, scale)
+        with torch.no_grad():
+            torch.testing.assert_close(by_parts(spread, (x, other), mask, scale), made)
     torch.testing.assert_close(made, whole)
     dy = [torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(3)) for y in whole]
     got, want = (torch.autograd.grad(y, inputs, dy, materialize_grads=True) for y in (made, whole))
@@ -107,6 +112,26 @@ def test_inputs_made_from_one_another_are_not_counted_twice(ragged, small):
         torch.testing.assert_close(got, right)
     got, right = (torch.autograd.grad(v.square().sum(), x)[0] for v in (got, right))
     torch.testing.assert_close(got, right)
+
+
+def test_without_padding_parts_are_larger_and_nothing_is_made_twice(small):
+    x, mask = drawn(9, 12, 0, "nowhere")  # 576 bytes a row
+    seen = []
+
+    def function(x, mask):
+        seen.append(len(x))
+        return (x.exp().sum(1),)
+
+    by_parts(function, (x,), mask)
+    assert seen == [2, 2, 2, 2, 1]
+    seen.clear()
+    (y,) = by_parts(function, (x.requires_grad_(),), mask)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], x.exp())
+    assert seen == [9]
+    seen.clear()
+    mask[3, 4] = False
+    by_parts(function, (x.detach(),), mask)
+    assert seen == [1] * 9
 
 
 def test_only_the_inputs_are_kept(small):

@@ -3,7 +3,8 @@
 The segments of x do not see each other, so y = function(*tokens, mask, *parameters) can be made part by part. Done
 whole, each step of the formula would write a tensor as large as x and read it again, from memory and not from the
 cache; and to multiply or hide padding costs as much as an exponential, while a part of one segment has none. The
-backward pass makes each part once more, with its graph: cheaper than to have stored what torch would keep.
+backward pass makes each part once more, with its graph. Where there is padding that is cheaper than to have stored
+what torch would keep; without it nothing is left out, so there what is to have a gradient is made whole.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lab.kernels.layout import Segments, at_once, counts, is_padded
+from lab.kernels.layout import Segments, at_once, counts, is_full, is_padded
 
 # of x in a part, unless one segment is larger: the copies that a formula makes then fit in a core's own cache of 1 MB,
 # and in less the calls would cost more than the work; where x itself fits there is nothing to gain
 BYTES = 2**18
+FULL = 2**20  # of x in a part without padding: no segment need stand alone, so fewer calls, each for every core
 FEWEST = 4  # parts
 
 
@@ -47,14 +49,14 @@ class Part(NamedTuple):
 
 
 def plan(x: Tensor, mask: Segments) -> list[Part]:
-    """Neighbouring segments in parts of at most BYTES of x, or of one segment, which then has no padding."""
+    """Neighbouring segments in parts of at most BYTES of x (FULL without padding), or of one, which then has none."""
     width = x[(0,) * mask.ndim].nbytes
     return list(_padded(mask, width) if is_padded(mask) else _ragged(mask, width))
 
 
 def _padded(mask: Tensor, width: int) -> Iterator[Part]:
     B, T = mask.shape
-    rows = BYTES // (T * width)
+    rows = (FULL if is_full(mask) else BYTES) // (T * width)
     if rows > 1:
         for start in range(0, B, rows):
             some = slice(start, min(B, start + rows))
@@ -105,7 +107,8 @@ def by_parts(
     """
     x = tokens[0]
     segments = len(mask) - (not is_padded(mask))
-    if segments < 2 or not at_once(x) or x.nbytes <= FEWEST * BYTES:
+    graph = torch.is_grad_enabled() and any(v.requires_grad for v in (*tokens, *parameters))
+    if segments < 2 or not at_once(x) or x.nbytes <= FEWEST * BYTES or (graph and is_full(mask)):
         return function(*tokens, mask, *parameters)
     return _InParts.apply(function, gradient, mask, plan(x, mask), len(tokens), *tokens, *parameters)
 
