@@ -1,6 +1,6 @@
 """Every pooling operator, forward and backward: beside eager torch, torch.compile, a peer, and the memory's own speed.
 
-    python benchmarks/pooling.py [--rounds 7] [--quick] [--only mean gem] [--no-compile]
+    python benchmarks/pooling.py [--rounds 7] [--quick] [--only mean gem] [--no-padding] [--no-compile]
 
 Variants take turns, every other round the other way about; a ratio is the median over rounds of ours / theirs within
 the round, below 1 where ours is faster. Short calls are repeated within a sample, and freed memory stays with the
@@ -117,8 +117,10 @@ def rows(given: argparse.Namespace, done: list[Row]) -> Iterator[Row]:
     known = {(row["plan"], row["family"], row["name"]) for row in done}
     for plan, (where, sizes, dtype) in enumerate(plans):
         copy = copy_bandwidth(where, 8 if given.tiny else 256)
-        for case in tqdm(cases(sizes, where, dtype, names=given.only), unit="operator", disable=None):
-            if (plan, case.family, case.name) not in known:
+        every = cases(sizes, where, dtype, names=given.only, padding=not given.no_padding)
+        for case in tqdm(every, unit="operator", disable=None):
+            pads = case.family == "tokens" or not given.no_padding
+            if pads and (plan, case.family, case.name) not in known:
                 yield measured(case, where, given.rounds, not given.no_compile, copy) | {"plan": plan}
 
 
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names in the registries; all of them unless given")
     parser.add_argument("--quick", action="store_true", help="three rounds, one size")
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing about speed, for tests")
+    parser.add_argument("--no-padding", action="store_true", help="rows of tokens of one length; a table of its own")
     parser.add_argument("--no-compile", action="store_true", help="torch.compile takes minutes on a CPU")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     parser.add_argument("--threads", type=int, help="of torch on a CPU; 1 where others share the cores")
@@ -187,6 +190,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     kept = keep_heap()
     name = "pooling" if given.only is None else "pooling-some"
+    name = "unpadded" if given.no_padding else name
     partial = place(name, "partial.jsonl", given.folder)
     found = resumed(partial, terms(given))
     for row in found:
@@ -209,7 +213,8 @@ def main() -> None:
         words += "; on a GPU: not measured, there is none"
     rest = {"device": named(), "rounds": given.rounds, "copy_bytes_per_second": copies, "words": words}
     write(name, "json", json.dumps(rest | {"rows": found}, indent=1), given.folder)
-    where = write(name, "md", f"# Pooling on {named()}\n\n{words}\n\n{table(found)}\n", given.folder)
+    what = "Pooling of rows without padding" if given.no_padding else "Pooling"
+    where = write(name, "md", f"# {what} on {named()}\n\n{words}\n\n{table(found)}\n", given.folder)
     partial.unlink()
     print(where.read_text(encoding="utf-8"))
 

@@ -77,6 +77,15 @@ def test_some_operators_are_stored_apart_and_unknown_ones_refused(tmp_path):
     assert "no operator is named ['meen']" in refused.stderr
 
 
+def test_rows_without_padding_have_a_table_of_their_own(tmp_path):
+    done = run("--no-compile", "--no-padding", "--only", "softmax", "pick", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (stored,) = tmp_path.glob("*.json")
+    assert stored.name.startswith("unpadded-")
+    assert [row["name"] for row in json.loads(stored.read_text())["rows"]] == ["softmax"]
+    assert done.stdout.count("Pooling of rows without padding") == 1
+
+
 def test_the_interpreter_is_not_measured(monkeypatch):
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "pooling.py"), "--tiny"],

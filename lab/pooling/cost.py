@@ -87,13 +87,17 @@ def cases(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     names: Container[str] | None = None,
+    padding: bool = True,
 ) -> Iterator[Case]:
-    """The operators of the registries, or those with a name in `names`; built one by one, as some are large."""
+    """The operators of the registries, or those with a name in `names`; built one by one, as some are large.
+
+    padding: whether rows of tokens have between half of T and T of them, or all T.
+    """
     g = torch.Generator().manual_seed(seed)
     x, h, maps = (torch.randn(size, generator=g).to(device, dtype).requires_grad_() for size in sizes)
     B, T, dim = sizes.tokens
     L, _, layer_dim = sizes.layers
-    lengths = torch.randint(max(1, T // 2), T + 1, (B,), generator=g)
+    lengths = torch.randint(max(1, T // 2) if padding else T, T + 1, (B,), generator=g)
     mask = (torch.arange(T) < lengths[:, None]).to(device)
     families = {
         "tokens": (POOLS, (dim,), (x, mask), textbook.TOKENS),
