@@ -16,7 +16,8 @@ length, to benchmarks/results/ under the device's name; what cannot run says why
 
 Of the 1.5 x that watching may cost: what the columns of A need beyond the model's own pass is one more product of
 queries and keys, of the two that attention takes (D of its 2 D multiplications a score), and one more exponential a
-score; entropy and effective keys read each score twice more.
+score; entropy and effective keys read each score twice more. "fused" has no second product and no second exponential:
+the model's output is made there too.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Column sums and row spread of plain softmax attention from its log-sum-exp, by two flash passes or tile by tile."""
+"""Column sums and row spread of plain softmax attention: from its log-sum-exp, by two flash passes or tile by tile, or
+together with its output."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lab.attention import flash, tiles
+from lab.attention import flash, tiles, together
 from lab.attention.calls import Call
 from lab.attention.chunks import SUMS, Found
 
@@ -45,6 +46,23 @@ def by_tiles(call: Call, lse: Tensor | None, spread: bool) -> Found:
     return got.columns, got.columns, even_shares(tokens, Tq, causal, lse.dtype), totals, not causal and Tq > 1
 
 
+def with_output(call: Call, spread: bool) -> tuple[Tensor, Found]:
+    """The output [B, H, Tq, Dv] as well; zeros for a query that is padding."""
+    B, H, Tq, _ = call.query.shape
+    Tk, causal, tokens = call.key.shape[2], _looks_back(call), call.tokens
+    kind = torch.promote_types(call.query.dtype, torch.float32)
+    out = call.query.new_zeros(B, H, Tq, call.value.shape[3])
+    columns = call.query.new_zeros(B, H, Tk, dtype=kind)
+    totals = call.query.new_zeros(B, H, len(SUMS), dtype=kind)
+    for rows, queries, keys in _places(call, tokens):
+        parts = call.query[rows, :, queries], call.key[rows, :, keys], call.value[rows, :, keys]
+        out[rows, :, queries], got = together.attend(*parts, causal, call.scaling, spread)
+        columns[rows, :, keys] = got.columns
+        mass, none = torch.full_like(got.distance, parts[0].shape[2]), torch.zeros_like(got.distance)
+        totals[rows] = torch.stack([mass, got.entropy, got.effective, got.distance, none, none], -1)
+    return out, (columns, columns, even_shares(tokens, Tq, causal, kind), totals, not causal and Tq > 1)
+
+
 def _looks_back(call: Call) -> bool:
     return call.visible.pattern == "causal" and call.query.shape[2] > 1
 
@@ -63,16 +81,22 @@ def _log_sum_exp(call: Call, tokens: Tensor, heard: Tensor | None) -> Tensor:
 
 def _parts(call: Call, tokens: Tensor) -> Iterator[tuple[slice, slice, slice, slice, Tensor, Tensor]]:
     """Runs of real tokens, some heads at a time: where they stand, their queries, and keys for each head."""
-    H, Tq, Tk, shared = call.query.shape[1], call.query.shape[2], call.key.shape[2], call.group
-    for rows, keys in [(slice(None), slice(0, Tk))] if call.visible.padding is None else _runs(tokens):
-        queries = slice(max(0, keys.start - (Tk - Tq)), max(0, keys.stop - (Tk - Tq)))
-        if keys.start == keys.stop or queries.start == queries.stop:
-            continue
+    H, shared = call.query.shape[1], call.group
+    for rows, queries, keys in _places(call, tokens):
         some = max(1, ELEMENTS // (call.query[rows, :shared, queries].numel() + 1))  # key heads at a time
         for k in range(0, H // shared, some):
             heads = slice(k * shared, (k + some) * shared)
             key = call.key[rows, k : k + some, keys].repeat_interleave(shared, 1)
             yield rows, heads, queries, keys, call.query[rows, heads, queries], key
+
+
+def _places(call: Call, tokens: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Where sequences stand in the batch, and their run of real queries and keys; those without are left out."""
+    Tq, Tk = call.query.shape[2], call.key.shape[2]
+    for rows, keys in [(slice(None), slice(0, Tk))] if call.visible.padding is None else _runs(tokens):
+        queries = slice(max(0, keys.start - (Tk - Tq)), max(0, keys.stop - (Tk - Tq)))
+        if keys.start < keys.stop and queries.start < queries.stop:
+            yield rows, queries, keys
 
 
 def _runs(tokens: Tensor) -> list[tuple[slice, slice]]:

@@ -15,6 +15,7 @@ from lab.attention import runs
 from lab.attention.calls import Call
 from lab.attention.chunks import SUMS, Found, Rows, Weigh, by_rows
 from lab.kernels import attention_columns as fused
+from lab.kernels.segment_pool import by_kernel
 
 ELEMENTS = 2**20  # weights in memory at a time: 4 MiB in float32, and eight times that with what they become
 
@@ -60,14 +61,33 @@ def measure(
     """
     if backend == "auto":
         backend = choose(call, weigh)
+    _check(call, backend, weigh)
+    with torch.no_grad(), torch.autocast(call.query.device.type, enabled=False):
+        return _seen(call, BACKENDS[backend](call, weigh, lse, spread), backend)
+
+
+def answered(call: Call, spread: bool = True) -> tuple[Tensor, Seen]:
+    """The output of softmax attention [B, Tq, H, Dv], without a graph, and its statistics, by "fused" in one go.
+
+    Raises ValueError where that cannot take the call, with the reason.
+    """
+    _check(call, "fused", None)
+    with torch.no_grad(), torch.autocast(call.query.device.type, enabled=False):
+        out, found = _fused(call, "softmax", spread)
+        return out.transpose(1, 2), _seen(call, found, "fused")
+
+
+def _check(call: Call, backend: str, weigh: Weigh | Rows | str | None) -> None:
     if reason := REFUSALS[backend](call, weigh):
         able = [name for name, refuses in REFUSALS.items() if not refuses(call, weigh)]
         raise ValueError(f'backend "{backend}" cannot take layer {call.layer}: {reason}; {able} can, or "auto"')
+
+
+def _seen(call: Call, found: Found, backend: str) -> Seen:
+    columns, shares, even, totals, ahead = found
     tokens = call.tokens
-    with torch.no_grad(), torch.autocast(call.query.device.type, enabled=False):
-        columns, shares, even, totals, ahead = BACKENDS[backend](call, weigh, lse, spread)
-        norm = call.value.to(torch.promote_types(call.value.dtype, torch.float32)).norm(dim=-1)
-        norm = norm.masked_fill(~tokens[:, None], 0).repeat_interleave(call.group, 1)
+    norm = call.value.to(torch.promote_types(call.value.dtype, torch.float32)).norm(dim=-1)
+    norm = norm.masked_fill(~tokens[:, None], 0).repeat_interleave(call.group, 1)
     return Seen(columns, shares, even, totals, norm, tokens, call.query.shape[2], ahead, backend)
 
 
@@ -135,20 +155,25 @@ def _by_matrix(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None,
 
 
 def _by_kernel(call: Call, weigh: Weigh | Rows | str | None, lse: Tensor | None, spread: bool) -> Found:  # noqa: ARG001
-    """Column sums and row mass; what the rows spread to is not known to it, and NaN."""
+    return _fused(call, weigh or "softmax", spread)[1]
+
+
+def _fused(call: Call, name: str, spread: bool) -> tuple[Tensor, Found]:
+    """The output [B, H, Tq, Dv] as well. The kernel tells column sums and row mass; how rows spread is NaN then."""
+    if name == "softmax" and not by_kernel(call.query):
+        return runs.with_output(call, spread)
     Tq, causal = call.query.shape[2], call.visible.pattern == "causal"
     tokens = call.tokens
-    name = weigh or "softmax"
-    columns = fused.attention_columns(
+    out, columns = fused.attention_columns(
         call.query, call.key, call.value, tokens, normalizer=name, causal=causal, scale=call.scaling
-    ).columns
+    )
     totals = columns.new_full((*columns.shape[:2], len(SUMS)), math.nan)
     totals[..., 0], totals[..., SUMS.index("sink_logit")] = columns.sum(-1), 0
     if name in {"softmax", "softmax1", "sigmoid"}:
         totals[..., SUMS.index("zeros")] = 0
     shares = columns if name == "softmax" else torch.full_like(columns, math.nan)
     even = runs.even_shares(tokens, Tq, causal and Tq > 1, columns.dtype)
-    return columns, shares, even, totals, not causal and Tq > 1
+    return out, (columns, shares, even, totals, not causal and Tq > 1)
 
 
 BACKENDS: dict[str, Callable[[Call, Weigh | Rows | str | None, Tensor | None, bool], Found]] = {

@@ -52,13 +52,18 @@ def received(
         _add(*got, q, k, room, causal, spread)
         for all_of_them, part in zip((columns, entropy, effective), got, strict=True):
             all_of_them[some] = part.view_as(all_of_them[some])
-    place = torch.arange(Tk, device=lse.device, dtype=torch.float64)
-    asks = place[None] >= Tk - Tq if tokens is None else tokens & (place >= Tk - Tq)
-    middle = (place * asks).sum(1) / asks.sum(1).clamp(min=1)  # of the queries; around it an lse that is off scales all
-    distance = (columns * (middle[:, None, None] - place)).sum(-1).to(lse.dtype)
     if not spread:
         entropy, effective = entropy.fill_(torch.nan), effective.fill_(torch.nan)
-    return Received(columns, entropy.clamp(min=0), effective, distance)
+    return Received(columns, entropy.clamp(min=0), effective, looked_back(columns, Tq, tokens))
+
+
+def looked_back(columns: Tensor, queries: int, tokens: Tensor | None = None) -> Tensor:
+    """[B, H] sum_ik A_ik (i - k) of rows that sum to 1, from columns [B, H, Tk]; the last keys are the queries."""
+    Tk = columns.shape[2]
+    place = torch.arange(Tk, device=columns.device, dtype=torch.float64)
+    asks = place[None] >= Tk - queries if tokens is None else tokens & (place >= Tk - queries)
+    middle = (place * asks).sum(1) / asks.sum(1).clamp(min=1)  # of the queries; around it an lse that is off scales all
+    return (columns * (middle[:, None, None] - place)).sum(-1).to(columns.dtype)
 
 
 def _shares(B: int, H: int, heads: int) -> Iterator[tuple[slice, slice]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lab.attention import flash
 from lab.attention.calls import Call, attending
 from lab.attention.chunks import Rows, Weigh
-from lab.attention.sinks import BACKENDS, REFUSALS, Seen, choose, measure
+from lab.attention.sinks import BACKENDS, REFUSALS, Seen, answered, choose, measure
 from lab.attention.tally import Tally
 from lab.attention.use import Using
 
@@ -56,6 +56,9 @@ class Sinks:
         if weigh is None and isinstance(call.inside, Using):
             weigh = Rows(call.inside.answer(call).weights)  # what the model computes with, learned weights and all
         backend = choose(call, weigh) if self.backend == "auto" else self.backend
+        if backend == "fused" and weigh is None and not _needs_own(call):
+            out, self._batch[call.layer] = answered(call, self.spread)
+            return out
         overheard = flash.Overheard() if backend in {"flash", "tiles"} else None
         with overheard or nullcontext():
             out = call.own()
@@ -64,6 +67,12 @@ class Sinks:
         fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3]
         self._batch[call.layer] = measure(call, backend, weigh, heard[0] if fits else None, self.spread)
         return out
+
+
+def _needs_own(call: Call) -> bool:
+    """Whether the answer has to come from the model: there is more to it than softmax, or a graph to record."""
+    recording = torch.is_grad_enabled() and any(x.requires_grad for x in (call.query, call.key, call.value))
+    return recording or call.dropout > 0 or call.inside is not None
 
 
 @contextmanager
@@ -78,8 +87,8 @@ def watch(
 ) -> Iterator[Sinks]:
     """Inside the block every forward pass of the model, however it comes about, is watched: sinks.result().
 
-    The model computes what it computes without, bit for bit; what is kept is linear in T. A_ik is the weight that
-    query i gives key k; positions count from the first real token of each sequence, which is 1; padding is neither
+    The model computes what it computes without, bit for bit but for "fused"; what is kept is linear in T. A_ik is the
+    weight that query i gives key k; positions count from the first real token of each sequence, which is 1; padding is neither
     query nor key. Means are over the queries of a sequence first, then over the sequences that have the position.
 
     At [layer, head, position k]:
@@ -110,8 +119,11 @@ def watch(
         "flash"     stock flash kernels (lab.attention.flash); in half precision entropy and distance are exact to
                     some 1e-2 nats and 1e-3 of T
         "chunked"   complete rows of a few queries at a time, in float32
-        "fused"     the kernel of lab.kernels.attention_columns; entropy, effective_keys and distance are NaN, and so
-                    are share for other normalizers than softmax and zeros for relu and softpick
+        "fused"     output and statistics in one go, the fastest: where no graph is recorded, the model gets its output
+                    from there, equal but for rounding. On a CPU a few complete rows at a time, in float32
+                    (lab.attention.together); on a GPU, and for another normalizer than softmax, by
+                    lab.kernels.attention_columns: entropy, effective_keys and distance are NaN then, and so are share
+                    for other normalizers than softmax and zeros for relu and softpick
         "eager"     the whole matrix
     spread: False leaves entropy and effective_keys NaN; with "tiles" and "flash" what is left costs a third less.
     normalizer: a name of lab.attention.NORMALIZERS or (scores, mask) -> weights: the weights to look at, where the
