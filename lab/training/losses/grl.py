@@ -13,18 +13,19 @@ from lab.training.losses.layers import parts
 
 
 def preference(
-    chosen: Float[Tensor, "*N"],
-    rejected: Float[Tensor, "*N"],
-    reference_chosen: Float[Tensor, "*N"],
-    reference_rejected: Float[Tensor, "*N"],
+    chosen: Float[Tensor, "..."],
+    rejected: Float[Tensor, "..."],
+    reference_chosen: Float[Tensor, "..."],
+    reference_rejected: Float[Tensor, "..."],
     *,
     beta: float = 0.1,
-) -> Float[Tensor, "*N"]:
+) -> Float[Tensor, "..."]:
     """-log sigmoid(beta m), m = (c - c_ref) - (r - r_ref): direct preference optimization (DPO).
 
     chosen, rejected: log p of the two answers to a question; reference: by the model that training began with, which
-    has no gradient. log 2 where m = 0 or beta -> 0; -> 0 for m -> inf, and -beta m for m -> -inf. The derivative by m
-    is -beta sigmoid(-beta m), never steeper than beta. References of 0 make it reference-free.
+    has no gradient; all of one shape, the result's. References of 0 make it reference-free.
+    log 2 where m = 0 or beta -> 0; 0 for m -> inf, and -beta m for m -> -inf: its slope, -beta sigmoid(-beta m), is
+    never steeper than beta.
     Rafailov et al., 2023, eq. 7, recalled. https://arxiv.org/abs/2305.18290
 
     Raises ValueError for unequal shapes, and a beta that is not a positive number.
