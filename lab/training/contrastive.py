@@ -121,7 +121,7 @@ def contrastive(
         try:
             return _trained(stepper, model, steps, every, patience, see, progress)
         finally:
-            # a trainer stands in a circle with its callbacks; its optimiser's memory, twice the weights, goes now
+            # trainer and callbacks hold each other: the optimiser, twice the weights, would outlive the next training
             vars(stepper).clear()
 
 
