@@ -12,8 +12,8 @@ Timed are the steps between the beginning of the second and that of the last, so
 what a trainer sets up counts. Ratios are medians over rounds of (row / its baseline) within the round, of processor
 seconds on a CPU, which a busy machine moves less than the clock's, with the middle half beside them.
 Memory is of a fresh process for each row: how far the peak of a training stands above what was held before it, after
-a training on two pairs has loaded what is loaded late and what was left of it is collected; on a GPU what torch had allocated at the most. Tables are stored
-in benchmarks/results/.
+a training on two pairs has loaded what is loaded late and has been collected whole; on a GPU what torch had allocated
+at the most. Tables are stored in benchmarks/results/.
 """
 
 import argparse
