@@ -102,8 +102,9 @@ class Agreement(Loss):
 def read(
     transformer: nn.Module, head: Head | None, query: Features, document: Features
 ) -> tuple[Float[Tensor, "B T V"], Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """A decoder's logits along each query and document as one text, in eval mode; the text, and where the document is.
+    """A decoder's logits along query and document as one text, in eval mode; the text, and where the document is.
 
+    All three begin at the last token before a document, the earliest row's.
     head: as in Agreement. Raises ValueError for texts that are longer together than the decoder's window.
     """
     ids, mask, target = joined(query, document)
@@ -112,6 +113,9 @@ def read(
         raise ValueError(f"query and document have {ids.shape[1]} tokens together, the model's window {window}")
     with evaluating(transformer):
         states = transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    # a vocabulary wide: not where no row is at its document yet
+    begin = max(0, int(target.any(0).int().argmax()) - 1)
+    states, ids, target = states[:, begin:], ids[:, begin:], target[:, begin:]
     return states @ transformer.get_input_embeddings().weight.T if head is None else head(states), ids, target
 
 
