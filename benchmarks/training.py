@@ -12,11 +12,12 @@ Timed are the steps between the beginning of the second and that of the last, so
 what a trainer sets up counts. Ratios are medians over rounds of (row / its baseline) within the round, of processor
 seconds on a CPU, which a busy machine moves less than the clock's, with the middle half beside them.
 Memory is of a fresh process for each row: how far the peak of a training stands above what was held before it, after
-a training on two pairs has loaded what is loaded late; on a GPU what torch had allocated at the most. Tables are stored
-in benchmarks/results/.
+a training on two pairs has loaded what is loaded late and has been collected whole; on a GPU what torch had allocated
+at the most. Tables are stored in benchmarks/results/.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -125,6 +126,7 @@ def run(name: str, folder: str, given: argparse.Namespace) -> dict[str, float]:
     hook = model[0].register_forward_pre_hook(mark)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    gc.collect()  # what is left of the training before, twice the weights and more, is nobody's to live on
     anew()
     held = psutil.Process().memory_info().rss / 2**20
     train(name, model, given)

@@ -1,5 +1,6 @@
 """lab.training.contrastive: the loss is the formula, a killed run goes on to the same bits, bad pairs are refused."""
 
+import gc
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -167,6 +169,27 @@ def test_equal_texts_are_kept_apart():
     draws = list(Draws(Dataset.from_pandas(twice), 4, 40, seed=0, no_duplicates=True))
     assert all(len({row % 8 for row in rows}) == 4 for rows in draws)
     assert any(len({row % 8 for row in rows}) < 4 for rows in Draws(Dataset.from_pandas(twice), 4, 40, seed=0))
+
+
+def test_the_optimizer_goes_with_the_training(llama, monkeypatch):
+    """Not at some later collection of garbage: its moments are twice the weights, and a next training adds its own."""
+    honest, made = Stepper.create_optimizer, []
+
+    def told(self, *args, **options):
+        optimizer = honest(self, *args, **options)
+        made.extend(map(weakref.ref, (self, self.optimizer)))
+        return optimizer
+
+    monkeypatch.setattr(Stepper, "create_optimizer", told)
+    gc.collect()
+    gc.disable()
+    try:
+        run = contrastive(PAIRS, llama, held_out=PAIRS[:6], patience=2, **SHORT)
+        assert len(made) == 2
+        assert [one() for one in made] == [None, None]
+    finally:
+        gc.enable()
+    assert run.model is llama
 
 
 # going on

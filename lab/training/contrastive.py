@@ -118,7 +118,11 @@ def contrastive(
         _claim(keep, said | {"model": _fingerprint(model)})
     with tempfile.TemporaryDirectory() as aside, remembered(model), _unswept(model):
         stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
-        return _trained(stepper, model, steps, every, patience, see, progress)
+        try:
+            return _trained(stepper, model, steps, every, patience, see, progress)
+        finally:
+            # trainer and callbacks hold each other: the optimiser, twice the weights, would outlive the next training
+            vars(stepper).clear()
 
 
 @contextmanager

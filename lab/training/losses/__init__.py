@@ -10,6 +10,7 @@ focal            more weight for what is answered wrongly
 mixing           harder negatives, mixed from those that are there
 coupled          why has a document no label? Two models that weigh each other
 agreement        a decoder's likelihood as the teacher of its embedding
+grl              the same, and a preference loss that trains the teacher
 hyperspherical   classes as directions (texts with labels, not pairs)
 centroid         texts against means of classes (likewise)
 layers           every layer's embedding in one pass; agreement with the last
@@ -50,6 +51,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "mixing": _ours("mixing", "Mixing"),
     "coupled": _ours("coupled", "Coupled"),
     "agreement": _ours("agreement", "Agreement"),
+    "grl": _ours("grl", "GRL"),
     "normalized_softmax": _ours("hyperspherical", "NormalizedSoftmax"),
     "centroid_triplet": _ours("centroid", "CentroidTriplet"),
     "starbucks": _ours("starbucks", "Starbucks"),

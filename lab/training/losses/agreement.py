@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lab.models.hooks import evaluating
-from lab.training.losses.contrast import Batch, Features, Loss, infonce, positive_number, similarities
+from lab.training.losses.contrast import Batch, Features, Loss, infonce, positive_number, similarities, wide
 from lab.training.losses.layers import kl, parts
 
 Head = Callable[[Tensor], Tensor]  # states [B, T, D] -> logits [B, T, V]
@@ -24,10 +24,10 @@ def generation_agreement(
     return kl(said.detach().log_softmax(1), (scale * cosines).log_softmax(1))
 
 
-def mean_log_probability(
+def log_probability(
     logits: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], target: Bool[Tensor, "B T"]
 ) -> Float[Tensor, " B"]:
-    """Mean over the target tokens of log p(token | those before it): token t is read off logits at t - 1.
+    """Sum over the target tokens of log p(token | those before it): token t is read off logits at t - 1.
 
     Raises ValueError for a row without a target, or whose first token is one: nothing stands before it. (The authors'
     code divides by zero there, and sets a loss that is not a number to 0.)
@@ -35,9 +35,15 @@ def mean_log_probability(
     if target[:, 0].any() or not target.any(1).all():
         bad = (target[:, 0] | ~target.any(1)).nonzero()[:, 0].tolist()
         raise ValueError(f"rows {bad}: a document needs tokens, and a query before it, to have a probability")
-    logs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    inside = target[:, 1:]
-    return torch.where(inside, logs, 0).sum(1) / inside.sum(1)
+    logs = wide(logits[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return torch.where(target[:, 1:], logs, 0).sum(1)
+
+
+def mean_log_probability(
+    logits: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], target: Bool[Tensor, "B T"]
+) -> Float[Tensor, " B"]:
+    """log_probability over the number of target tokens, so that a long document is not the less likely for it."""
+    return log_probability(logits, ids, target) / target.sum(1)
 
 
 class Agreement(Loss):
@@ -47,11 +53,11 @@ class Agreement(Loss):
     come from the model's own decoder, in eval mode and without gradients: query and document in one text, causally.
     head: states -> logits over the vocabulary; the tied input embeddings where the config says that they are tied.
 
-    Generation-augmented representation learning (GRL) of ULLME, Man et al., 2024. https://arxiv.org/abs/2408.03402
-    The paper's third term, a preference loss on the generator, is not here: nothing trains the generator but sharing
-    its weights. Its page writes the KL the other way round; this is the direction of the authors' code, and its page's
+    Two of the three terms of generation-augmented representation learning (GRL) in ULLME, Man et al., 2024; with the
+    third, which trains the generator, it is lab.training.losses.grl. https://arxiv.org/abs/2408.03402
+    The paper's page writes the KL the other way round; this is the direction of the authors' code, and its page's
     and code's teacher is the generator. There a KL that is not a number becomes 0; here it cannot come up (see
-    mean_log_probability), and a NaN of the model stays one.
+    log_probability), and a NaN of the model stays one.
 
     Raises ValueError for a model that is not causal, one whose unembedding is not known, and for missing negatives.
     """
@@ -83,15 +89,7 @@ class Agreement(Loss):
     @torch.no_grad()
     def said(self, query: Features, document: Features) -> Float[Tensor, " B"]:
         """Mean log p(document's tokens | the query's) of each row."""
-        transformer = parts(self.model)[0].model
-        ids, mask, target = joined(query, document)
-        window = getattr(transformer.config, "max_position_embeddings", None)
-        if window is not None and ids.shape[1] > window:
-            raise ValueError(f"query and document have {ids.shape[1]} tokens together, the model's window {window}")
-        with evaluating(transformer):
-            states = transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        head = self._head or (lambda x: x @ transformer.get_input_embeddings().weight.T)
-        return mean_log_probability(head(states), ids, target)
+        return mean_log_probability(*read(parts(self.model)[0].model, self._head, query, document))
 
     def of(self, batch: Batch) -> Tensor:
         nce = infonce(*similarities(batch.columns, in_batch=self.in_batch), scale=self.scale)
@@ -99,6 +97,26 @@ class Agreement(Loss):
         cosines = torch.cat([positive[:, None], negative], 1)
         agreement = generation_agreement(cosines, batch.aside["said"].to(cosines), scale=self.scale)
         return (nce + self.weight * agreement).mean()
+
+
+def read(
+    transformer: nn.Module, head: Head | None, query: Features, document: Features
+) -> tuple[Float[Tensor, "B T V"], Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """A decoder's logits along query and document as one text, in eval mode; the text, and where the document is.
+
+    All three begin at the last token before a document, the earliest row's.
+    head: as in Agreement. Raises ValueError for texts that are longer together than the decoder's window.
+    """
+    ids, mask, target = joined(query, document)
+    window = getattr(transformer.config, "max_position_embeddings", None)
+    if window is not None and ids.shape[1] > window:
+        raise ValueError(f"query and document have {ids.shape[1]} tokens together, the model's window {window}")
+    with evaluating(transformer):
+        states = transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    # a vocabulary wide: not where no row is at its document yet
+    begin = max(0, int(target.any(0).int().argmax()) - 1)
+    states, ids, target = states[:, begin:], ids[:, begin:], target[:, begin:]
+    return states @ transformer.get_input_embeddings().weight.T if head is None else head(states), ids, target
 
 
 def joined(query: Features, document: Features) -> tuple[Tensor, Tensor, Tensor]:

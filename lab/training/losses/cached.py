@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandContext, _create_minibatch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lab.training.losses.contrast import Batch, Features, Loss, built
 
@@ -21,7 +22,8 @@ class Cached(CachedLossMixin, nn.Module):
     What is embedded may be [b, L, D], a vector for each layer: that is all it takes for Starbucks and Matryoshka2D
     to work in it, where sentence-transformers' cached losses and its AdaptiveLayerLoss do not go together.
     inner: a loss, or a callable loss(model) that makes one.
-    A loss's own parameters (class vectors) get their gradient too. VLM2Vec trains so, Jiang et al., 2024.
+    A loss's own parameters (class vectors) get their gradient too, and what it adds `besides` runs piece by piece as
+    well. VLM2Vec trains so, Jiang et al., 2024.
 
     Raises TypeError for a loss that is not of this folder, ValueError for a mini-batch below 1.
     """
@@ -43,6 +45,15 @@ class Cached(CachedLossMixin, nn.Module):
         loss = self.forward_cached(features, labels)
         if loss.requires_grad and (own := self._own):
             loss.register_hook(lambda scale: _pass_on(own, scale))
+        rows = len(features[0]["input_ids"])
+        for begin in range(0, rows, self.mini_batch_size):
+            end = min(begin + self.mini_batch_size, rows)
+            part = [_create_minibatch(column, begin, end) for column in features]
+            # nothing of a piece's pass is kept until the backward pass, which runs it again
+            more = checkpoint(self.inner.besides, part, use_reentrant=False)
+            if more is None:
+                break
+            loss = loss + more * ((end - begin) / rows)
         return loss
 
     def calculate_loss(

@@ -21,15 +21,16 @@ class Batch:
 
 
 class Loss(nn.Module):
-    """A loss as sentence-transformers calls it, Loss(model)(sentence_features, labels), in three parts.
+    """A loss as sentence-transformers calls it, Loss(model)(sentence_features, labels), in four parts.
 
     aside(sentence_features)    what is computed without gradients, by name: a teacher's scores, say
     embed(features)             one column's texts -> [B, ...], through the model
     of(batch)                   the scalar, a function of embeddings alone
+    besides(sentence_features)  what is added to it and is no function of embeddings, a mean over rows, with gradients
 
-    The parts are apart so that lab.training.losses.cached can embed in small pieces, and the losses of several layers
-    and widths can call `of` for each of them. A child defines `of`. In-batch negatives are those of one process.
-    Columns of about one length are embedded as one batch (`as_one`).
+    They are apart so that lab.training.losses.cached can embed in small pieces, and the losses of several layers and
+    widths can call `of` for each of them, and `besides` once. A child defines `of`; most add nothing. In-batch
+    negatives are those of one process. Columns of about one length are embedded as one batch (`as_one`).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,13 +46,18 @@ class Loss(nn.Module):
     def of(self, batch: Batch) -> Tensor:
         raise NotImplementedError
 
+    def besides(self, _: Sequence[Features]) -> Tensor | None:
+        return None
+
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         features = list(sentence_features)
         aside = self.aside(features)
         if (one := as_one(features)) is None:
-            return self.of(Batch([self.embed(column) for column in features], labels, aside))
-        rows = [len(column["attention_mask"]) for column in features]
-        return self.of(Batch(self.embed(one).split(rows), labels, aside))
+            columns = [self.embed(column) for column in features]
+        else:
+            columns = self.embed(one).split([len(column["attention_mask"]) for column in features])
+        loss, more = self.of(Batch(columns, labels, aside)), self.besides(features)
+        return loss if more is None else loss + more
 
 
 def as_one(columns: Sequence[Features]) -> Features | None:

@@ -51,6 +51,9 @@ class Matryoshka2D(Loss):
     def aside(self, sentence_features: Sequence[Features]) -> dict[str, Any]:
         return self.inner.aside(sentence_features) if isinstance(self.inner, Loss) else {}
 
+    def besides(self, sentence_features: Sequence[Features]) -> Tensor | None:
+        return self.inner.besides(sentence_features) if isinstance(self.inner, Loss) else None
+
     def embed(self, features: Features) -> Tensor:
         # all of them, since a cached loss embeds twice and the draw must be one: pooling is cheap beside the pass
         return layer_vectors(self.model, features, [*self.layers, self.depth], self.final_norm)

@@ -49,6 +49,9 @@ class Starbucks(Loss):
     def aside(self, sentence_features: Sequence[Features]) -> dict[str, Any]:
         return self.inner.aside(sentence_features) if isinstance(self.inner, Loss) else {}
 
+    def besides(self, sentence_features: Sequence[Features]) -> Tensor | None:
+        return self.inner.besides(sentence_features) if isinstance(self.inner, Loss) else None
+
     def embed(self, features: Features) -> Tensor:
         return layer_vectors(self.model, features, self.layers, self.final_norm)
 
