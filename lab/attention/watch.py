@@ -88,8 +88,9 @@ def watch(
     """Inside the block every forward pass of the model, however it comes about, is watched: sinks.result().
 
     The model computes what it computes without, bit for bit but for "fused"; what is kept is linear in T. A_ik is the
-    weight that query i gives key k; positions count from the first real token of each sequence, which is 1; padding is neither
-    query nor key. Means are over the queries of a sequence first, then over the sequences that have the position.
+    weight that query i gives key k; positions count from the first real token of each sequence, which is 1; padding is
+    neither query nor key. Means are over the queries of a sequence first, then over the sequences that have the
+    position.
 
     At [layer, head, position k]:
         mass          alpha_k = 1 / (T - k + 1) sum_{i >= k} A_ik where no query sees a later key, and 1 / T sum_i A_ik
