@@ -183,8 +183,7 @@ def test_padding_moves_nothing(model, side):
 # GradCache
 
 
-@pytest.mark.parametrize("mini_batch", [2, 3, 100])
-@pytest.mark.parametrize("layers", [False, True], ids=["alone", "in starbucks"])
+@pytest.mark.parametrize(("mini_batch", "layers"), [(3, False), (100, False), (3, True)])
 def test_in_pieces_it_is_the_same_loss_and_gradient(model, mini_batch, layers):
     inner = LOSSES["grl"](model, preference=2.0)
     if layers:
