@@ -180,6 +180,15 @@ def test_softpool_gradient_is_w_1_plus_x_minus_y_and_sums_to_one():
     torch.testing.assert_close(tiles(grad, 2).sum((-2, -1)), torch.ones(1, 2, 4, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_softpool_gradients_of_a_half_map_far_from_zero_sum_to_one_too(dtype):
+    x = (torch.randn(2, 8, 32, 32) + 100).to(dtype).requires_grad_()
+    (grad,) = torch.autograd.grad(spatial.SoftPool2d()(x).sum(), x)
+    sums = tiles(grad.float(), 2).sum((-2, -1))
+    # each of the four is rounded once, and all are below 4
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
 def test_official_softpool_backward_drops_the_softmax_jacobian():
     """Fault: the CUDA backward returns w dy; the gradient of sum softmax(x) x is w (1 + x - y) dy."""
     x = torch.randn(4, 8, 32, 32, requires_grad=True)

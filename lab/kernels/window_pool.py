@@ -18,6 +18,7 @@ from lab.kernels.windows import Ints, Windows
 
 MODES = ("mean", "max", "lp", "softmax", "dsc", "mixed", "mean_minus_x")
 PLANES = {"mean": 0, "mean_minus_x": 0, "max": 1, "lp": 1, "softmax": 1, "dsc": 3, "mixed": 1}  # kept for the backward
+ROUNDED = {"softmax", "dsc"}  # y is read by the backward: of half inputs, y in float32 is one more plane, the last
 PLACED = {"max", "mixed"}  # of which torch's path keeps one more precisely: where in the input the maximum stands
 
 
@@ -94,10 +95,15 @@ def _reduce(
 
 def _outputs(x, w, mode, keep, fused):
     shape = (x.shape[0], x.shape[1], *w.out)
-    planes = 0 if keep == 0 else PLANES[mode] + (keep == 2 and mode in {"lp", "mixed"})
+    planes = 0 if keep == 0 else PLANES[mode] + (keep == 2 and mode in {"lp", "mixed"}) + is_rounded(x, mode)
     placed = keep > 0 and mode in PLACED and not fused
     kept = windows.empty(x, (planes - placed, *shape), torch.promote_types(x.dtype, torch.float32))
     return windows.empty(x, shape, x.dtype), kept, windows.empty(x, (int(placed), *shape), torch.int64)
+
+
+def is_rounded(x: Tensor, mode: str) -> bool:
+    """Whether the gradient needs y before it is rounded: x - y would have the rounding as its error."""
+    return mode in ROUNDED and x.dtype in {torch.float16, torch.bfloat16}
 
 
 @_reduce.register_fake
@@ -147,7 +153,8 @@ def _(dy, x, logit, scale, y, kept, place, geometry, mode, eps, fused):  # noqa:
 
 def _save(ctx, inputs, output):
     x, logit, scale, ctx.geometry, ctx.mode, ctx.eps, _, ctx.fused = inputs
-    ctx.save_for_backward(x, logit, scale, *output)
+    y, kept, place = output
+    ctx.save_for_backward(x, logit, scale, None if is_rounded(x, ctx.mode) else y, kept, place)
     ctx.set_materialize_grads(False)  # no zeros in the size of what is kept
 
 
@@ -155,6 +162,7 @@ def _differentiate(ctx, dy, *_):
     if dy is None:  # as nothing is made up for it
         return (None,) * 8
     x, logit, scale, y, kept, place = ctx.saved_tensors
+    y = kept[-1] if y is None else y
     dx, dlogit = _reduce_backward(dy, x, logit, scale, y, kept, place, ctx.geometry, ctx.mode, ctx.eps, ctx.fused)
     dscale = None
     if scale is not None and ctx.needs_input_grad[2]:
@@ -218,6 +226,8 @@ def _spread(x: Tensor, mode: str, logit: Tensor) -> Tensor:
         raise ValueError(
             f"logit goes with softmax and broadcasts to x {tuple(x.shape)}; got {tuple(logit.shape)} with mode {mode!r}"
         )
+    if logit.numel() != x.numel():  # its gradient is a sum over what it is spread to, rounded once
+        logit = logit.to(torch.promote_types(logit.dtype, torch.float32))
     return windows.lift(logit.expand_as(x))
 
 

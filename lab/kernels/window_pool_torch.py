@@ -112,24 +112,25 @@ def _shares_a_shift(g):
 
 
 def _softmax(x, g, w, y, kept):
+    """Keeps the log of the mass, and y if asked to."""
     middle, shared = _shares_a_shift(g)
     if shared:
-        e = (g - middle).exp_()
+        shift, e = middle, (g - middle).exp_()
         mass = total(e, w)
-        y.copy_(total(e.mul_(x), w).div_(mass))
-        if len(kept):
-            kept[0] = mass.log_().add_(middle)
-        return
-    top = largest(g, w)
-    top.masked_fill_(top == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
-    mass, weighted = torch.zeros_like(top), torch.zeros_like(top)
-    for _, o, i in w.offsets(x.shape[2:]):
-        e = torch.sub(dense(g, i), top[o]).exp_()
-        mass[o] += e
-        weighted[o] += (e * x[i]).masked_fill_(e == 0, 0)
-    y.copy_(weighted / mass.masked_fill(mass == 0, 1))
+        mean = total(e.mul_(x), w).div_(mass)
+    else:
+        shift = largest(g, w)
+        shift.masked_fill_(shift == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
+        mass, mean = torch.zeros_like(shift), torch.zeros_like(shift)
+        for _, o, i in w.offsets(x.shape[2:]):
+            e = torch.sub(dense(g, i), shift[o]).exp_()
+            mass[o] += e
+            mean[o] += (e * x[i]).masked_fill_(e == 0, 0)
+        mean /= mass.masked_fill(mass == 0, 1)
+    y.copy_(mean)
     if len(kept):
-        kept[0] = top + mass.log_().masked_fill_(mass == -math.inf, math.inf)
+        kept[0] = mass.log_().masked_fill_(mass == -math.inf, math.inf).add_(shift)
+        kept[1:] = mean
 
 
 def _softmax_backward(dy, x, logit, y, log_mass, w):
@@ -218,7 +219,7 @@ def _slope(a, b, q2h):
 
 
 def _dsc(x, w, n, y, kept):
-    """Keeps the mean, log of the mass plus 1, and the slope that each position has through the mean."""
+    """Keeps the mean, log of the mass plus 1, the slope that each position has through the mean, and y if asked to."""
     mean = total(x, w).div_(n)
     weighted, mass, slopes, pulled = (torch.zeros_like(mean) for _ in range(4))
     for _, o, i in w.offsets(x.shape[2:]):
@@ -235,7 +236,7 @@ def _dsc(x, w, n, y, kept):
     y.copy_(weighted)
     if len(kept):
         through = (weighted * slopes).sub_(pulled).mul_(mean.sign()).div_(mass).div_(n)
-        kept[0], kept[1], kept[2] = mean, mass.log_().add_(1), through
+        kept[0], kept[1], kept[2], kept[3:] = mean, mass.log_().add_(1), through, weighted
 
 
 def _dsc_backward(dy, x, y, kept, w):

@@ -80,8 +80,8 @@ def forward(
                 weighted += e * u
             mass += e
 
-    # planes kept for the backward, and the gradient of y with respect to scale in the last one
-    k0, k1, k2 = zero, zero, zero
+    # planes kept for the backward; the last one is the gradient of y with respect to scale, or y before it is rounded
+    k0, k1, k2, k3 = zero, zero, zero, zero
     if MODE == "mean":
         value = mean
     elif MODE == "mean_minus_x":
@@ -93,10 +93,11 @@ def forward(
     elif MODE == "softmax":
         value = weighted / tl.where(mass == 0, 1.0, mass)
         k0 = tl.where(mass == 0, float("inf"), top + tl.log(tl.where(mass == 0, 1.0, mass)))
+        k1 = value
     elif MODE == "dsc":
         mass = tl.where(real, mass, 1.0)
         value = weighted / mass
-        k0, k1, k2 = mean, 1.0 + tl.log(mass), (pulled - value * slopes) / (mass * n)
+        k0, k1, k2, k3 = mean, 1.0 + tl.log(mass), (pulled - value * slopes) / (mass * n), value
     elif MODE == "lp":
         mass = tl.where(real, mass, n)
         log_y = tl.log(mass / n) / s
@@ -110,6 +111,8 @@ def forward(
         tl.store(at + plane, k1, mask=real)
     if KEEP > 2:
         tl.store(at + 2 * plane, k2, mask=real)
+    if KEEP > 3:
+        tl.store(at + 3 * plane, k3, mask=real)
 
 
 @triton.jit
