@@ -414,6 +414,46 @@ def test_lp_is_torchs_up_to_its_sum(path):
 
 
 @every_path
+@pytest.mark.parametrize("p", [1e-30, 1e-9, 1e-3, 1e-2, 0.2])
+def test_a_small_power_keeps_its_digits_and_goes_to_the_geometric_mean(p, path):
+    """y, dx and dp; below 1e-9 by the limits y = e^m, dx_i = y / (n x_i), dp = y var(u) / 2, u = ln x of mean m."""
+    x = torch.rand(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)) * 3 + 1e-3
+    w = windows.plan(x, (8, 3), (1, 2), (1, 0), False)
+
+    def limit(x, p):
+        values, inside = windows.unfold(windows.lift(x), w)
+        n, u = inside.sum(-1), values.masked_fill(~inside, 1).log()
+        m = u.sum(-1) / n
+        variance = ((u - m[..., None]).square() * inside).sum(-1) / n
+        return windows.lower(m.exp() * (1 + p.view(-1, 1, 1, 1) * variance / 2), 4)
+
+    def definition(x, p):
+        return limit(x, p) if p.max() < 1e-6 else reductions.reference(x, "lp", w, scale=p)
+
+    power, dy = torch.full((3,), p).requires_grad_(), torch.randn(2, 3, *w.out[1:])
+    exact = power.detach().double().requires_grad_()
+    want = value_and_grads(definition, x.double(), exact, lambda _: dy.double())
+    with on(path):
+        ours = value_and_grads(
+            lambda x, p: window_pool(x, "lp", *(part[1:] for part in w[:3]), p=p), x, power, lambda _: dy
+        )
+    fine = 16 * torch.finfo(torch.float32).eps
+    for got, exact, terms in zip(ours, want, (1, w.size, dy.numel()), strict=True):
+        atol = fine * exact.abs().max().item() * math.sqrt(terms)  # of sums whose terms differ in sign
+        torch.testing.assert_close(got.double().cpu(), exact, rtol=fine, atol=atol)
+
+
+@every_path
+def test_powers_of_a_range_wider_than_float32_has_have_their_geometric_mean(path):
+    """x / max underflows, and its logarithm would be infinite."""
+    x = torch.tensor([[[1e-30, 1e30, 1e30, 1e-30]]])
+    for p in (1e-12, torch.full((1,), 1e-12, requires_grad=True)):
+        with on(path):
+            y = window_pool(x, "lp", 4, p=p, eps=1e-30)
+        torch.testing.assert_close(y, torch.ones(1, 1, 1), rtol=1e-4, atol=0)
+
+
+@every_path
 def test_the_first_of_equal_values_has_the_gradient(path):
     x = torch.ones(1, 1, 2, 4, requires_grad=True)
     for mode, kw in (("max", {}), ("mixed", {"alpha": 1.0}), ("poset", {"weight": torch.eye(4)})):
@@ -558,6 +598,16 @@ for mode, logit, s in (("softmax", None, None), ("softmax", logit, None), ("lp",
                        ("mixed", None, scale)):
     arguments = x, logit, s, geometry, mode, 1e-6, 1 if s is None else 2, False
     torch.library.opcheck(ops.window_reduce.default, arguments)
+def means(x, p, alpha):
+    return window_pool(x, "lp", 2, p=p), window_pool(x, "mixed", 2, alpha=alpha)
+
+compiled = torch.compile(means, fullgraph=True, backend=backend)
+good, ones = torch.tensor([2.0, 0.5]), torch.ones(1, 2, 4, 4)
+for wrong in torch.tensor([[0.0, -1.0], [float("inf"), float("nan")]]):
+    assert [y.isnan().all().item() for y in compiled(ones, wrong, wrong - 1)] == [True, True]
+torch.testing.assert_close(compiled(ones, good, good / 2), means(ones, good, good / 2))
+print("nan for what cannot be refused")
+
 half = x.detach().bfloat16().requires_grad_()
 for mode in ("softmax", "dsc"):
     torch.library.opcheck(ops.window_reduce.default, (half, None, None, geometry, mode, 1e-6, 1, False))
@@ -578,9 +628,14 @@ def plain(program, monkeypatch, tmp_path):
 
 
 def test_every_mode_compiles_in_one_graph_for_any_size(monkeypatch, tmp_path):
-    """And the ops keep torch.library's contract: fake outputs like the real ones, gradients through a dynamic graph."""
+    """And the ops keep torch.library's contract: fake outputs like the real ones, gradients through a dynamic graph.
+
+    In a graph, as on a GPU, p and alpha are not looked at, which would wait: out of range they give NaN, no plausible
+    number.
+    """
     output = plain(GRAPHS, monkeypatch, tmp_path)
     assert output.count("one graph") == 11
+    assert "nan for what cannot be refused" in output
     assert "contract" in output
 
 
@@ -692,8 +747,23 @@ X = torch.zeros(1, 2, 4, 4)
         (X, "max", (2, 1, 2), {}, r"padding must be at most half.*\(2, 2\); got \(2, 2\)"),
         (X, "lp", (2,), {"p": 0.0}, "p must be > 0; got 0.0"),
         (X, "lp", (2,), {"p": float("nan")}, "p must be > 0; got nan"),
+        (X, "lp", (2,), {"p": torch.tensor(0.0)}, "p must be > 0; got 0.0"),
+        (X, "lp", (2,), {"p": torch.tensor([1.0, -1.0])}, "p must be > 0; got -1.0"),
+        (X, "lp", (2,), {"p": torch.tensor([1.0, torch.nan])}, "p must be > 0; got nan"),
+        (X, "lp", (2,), {"p": math.inf}, "p must be finite.*mode 'max'.*got inf"),
+        (X, "lp", (2,), {"p": torch.tensor(torch.inf)}, "p must be finite.*mode 'max'.*got inf"),
+        (X, "lp", (2,), {"p": 1e300}, "p must be finite in torch.float32.*got 1e"),
         (X, "lp", (2,), {"p": torch.ones(3)}, r"p must be one number or 2.*got \(3,\)"),
+        (X, "lp", (2,), {"eps": 0.0}, "eps must be in .*float32; got 0.0"),
+        (X, "lp", (2,), {"eps": -1.0}, "eps must be in .*got -1.0"),
+        (X, "lp", (2,), {"eps": math.nan}, "eps must be in .*got nan"),
+        (X, "lp", (2,), {"eps": 1e-60}, "eps must be in .*got 1e-60"),
         (X, "mixed", (2,), {"alpha": 1.5}, r"alpha must be in \[0, 1\]; got 1.5"),
+        (X, "mixed", (2,), {"alpha": torch.tensor(5.0)}, r"alpha must be in \[0, 1\]; got 5.0"),
+        (X, "mixed", (2,), {"alpha": torch.tensor([0.5, -0.5])}, r"alpha must be in \[0, 1\]; got \[-0.5, 0.5\]"),
+        (X, "mixed", (2,), {"alpha": torch.tensor([0.5, math.nan])}, r"alpha must be in \[0, 1\]; got"),
+        (X, "max", (True,), {}, "kernel_size must be an int.*got True"),
+        (X, "max", ((2, True),), {}, r"kernel_size must be an int.*got \(2, True\)"),
         (X, "softmax", (2,), {"logit": torch.zeros(1, 3, 4, 4)}, r"broadcasts to x \(1, 2, 4, 4\); got \(1, 3, 4, 4\)"),
         (X, "max", (2,), {"logit": X}, "logit goes with softmax.*'max'"),
         (X, "mean_minus_x", (2,), {}, "keeps the input's size"),
