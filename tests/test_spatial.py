@@ -571,6 +571,23 @@ def test_paper_bins_leave_the_tenth_column_unseen():
     assert spatial.SpatialPyramidPool2d((4,), bins="paper")(x).sum() == 4
 
 
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+def test_torchs_adaptive_maximum_once_wrote_channels_last_maps_in_another_order(reduce):
+    """pytorch#67239, on a GPU: a dense result was written to memory that is read channels last."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, pool = maps(2, 4, 7, 10).to(device), spatial.SpatialPyramidPool2d((1, 3), reduce)
+    for size in (1, 4):  # with one channel the strides say both
+        dense = x[:, :size].contiguous().requires_grad_()
+        last = dense.detach().to(memory_format=torch.channels_last).requires_grad_()
+        y, dy = pool(dense), torch.randn(2, size * 10, device=device)
+        torch.testing.assert_close(pool(last), y)
+        grads = [torch.autograd.grad(pool(leaf), leaf, dy)[0] for leaf in (dense, last)]
+        torch.testing.assert_close(*grads)
+    level = y[:, 4:].view(2, 4, 3, 3)
+    misread = level.flatten().as_strided(level.shape, (36, 1, 12, 4))
+    assert (misread - level).abs().max() > 0.1
+
+
 # --- posets ---
 
 COUNTS = [9, 16, 12, 6, 10, 10, 9, 6, 8, 9, 7, 7, 8, 5, 6, 7]  # filters of the authors' posets 0 .. 15
