@@ -35,7 +35,7 @@ def exponent(p: float | Tensor, like: Tensor) -> Tensor:
         if not isinstance(p, Real) or isinstance(p, bool):
             raise TypeError(f"p must be a number or a tensor; got {p!r}")
         _check(p, p, like.dtype)
-        given = like.new_tensor(p)
+        given = like.new_full((), p)
     else:
         given = p.to(like.dtype)
         if at_once(given):

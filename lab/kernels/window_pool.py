@@ -259,4 +259,4 @@ def _share(alpha: float | Tensor, like: Tensor) -> Tensor:
     low, high = (end.item() for end in alpha.detach().aminmax()) if isinstance(alpha, Tensor) else (alpha, alpha)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"alpha must be in [0, 1]; got {low if low == high else [low, high]}")
-    return alpha.to(like.dtype) if isinstance(alpha, Tensor) else like.new_tensor(alpha)
+    return alpha.to(like.dtype) if isinstance(alpha, Tensor) else like.new_full((), alpha)

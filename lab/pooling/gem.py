@@ -39,8 +39,8 @@ class GeM2d(nn.Module):
     """GeM, y = (1/n sum_i max(x_i, eps)^p)^(1/p), over windows or (kernel_size=None) over the whole map; p learned.
 
     x (B, C, H, W) -> (B, C, oH, oW), globally (B, C, 1, 1). p = e^log_p is always > 0; channels: None for one p, or
-    one a channel. p = 1 is the mean of max(x, eps), p -> inf the maximum. Radenovic, Tolias & Chum, TPAMI 2019, eq. 3
-    (number recalled; the authors' code was read). https://arxiv.org/abs/1711.02512
+    one a channel. p = 1 is the mean of max(x, eps), p -> inf the maximum, p -> 0 the geometric mean. Radenovic,
+    Tolias & Chum, TPAMI 2019, eq. 3 (number recalled; the authors' code was read). https://arxiv.org/abs/1711.02512
     """
 
     def __init__(
