@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lab import pooling
+from lab.kernels.window_pool import window_pool
 from lab.pooling import LAYER_POOLS, MAP_POOLS, POOLS, functional
 from lab.pooling.calls import SIZES, layer_input
 from lab.pooling.centroids import leave_one_out_centroids
@@ -129,7 +130,7 @@ MAPPED = {
     "soft windows": (pooling.SoftPool2d, {"kernel_size": (2.0, 2.0)}, {"kernel_size": (2,)}, {"kernel_size": None}),
     "soft strides": (pooling.SoftPool2d, {"stride": 0}, {"stride": 1.5}, {"padding": 2}, {"padding": -1}),
     "ada": (pooling.AdaPool2d, {"beta": NAN}, {"beta": 2.0}, {"beta_size": (1, 2, 3)}, {"beta_size": (-1,)}),
-    "ada sizes": (pooling.AdaPool2d, {"beta_size": (3,)}, {"beta_size": (3, 3)}),
+    "ada sizes": (pooling.AdaPool2d, {"beta_size": (3,)}, {"beta_size": (3, 3)}, {"beta_size": 3}),
     "mixed": (pooling.MixedPool2d, {"alpha": NAN}, {"alpha": 2.0}, {"channels": 3}, {"channels": -1}),
     "gated": (pooling.GatedPool2d, {"kernel_size": 0}, {"kernel_size": -2}, {"kernel_size": 2.5}, {"kernel_size": 9}),
     "tree": (pooling.TreePool2d, {"depth": 4}, {"kernel_size": (2, 2, 2)}),
@@ -146,6 +147,32 @@ MAPPED = {
     "stochastic": (pooling.StochasticPool2d, {"kernel_size": 9}, {"stride": 0}),
 }  # fmt: skip
 CALLS = {
+    "windows array": lambda: window_pool(MAP.numpy(), "max", 2),
+    "windows list": lambda: window_pool([[[1.0]]], "max", 1),
+    "windows bool": lambda: window_pool(MAP, "max", True),
+    "windows logit": lambda: window_pool(MAP, "softmax", 2, logit=[1.0]),
+    "windows weight": lambda: window_pool(MAP, "gated", 2, weight=[1.0]),
+    "windows p": lambda: window_pool(MAP, "lp", 2, p="3"),
+    "windows p none": lambda: window_pool(MAP, "lp", 2, p=None),
+    "windows p sizes": lambda: window_pool(MAP, "lp", 2, p=torch.ones(3)),
+    "windows eps": lambda: window_pool(MAP, "lp", 2, eps=torch.tensor(1e-6)),
+    "windows alpha": lambda: window_pool(MAP, "mixed", 2, alpha=None),
+    "windows alpha bool": lambda: window_pool(MAP, "mixed", 2, alpha=True),
+    "ada masks map": lambda: pooling.AdaPool2d(2).masks(MAP[0]),
+    "ada masks list": lambda: pooling.AdaPool2d(2).masks([[1.0]]),
+    "ada masks windows": lambda: pooling.AdaPool2d(2, 1).masks(MAP),
+    "ada masks stride": lambda: pooling.AdaPool2d(2, "2").masks(MAP),
+    "inception pool": lambda: pooling.InceptionMixer(8, 4, pool_size=2.5),
+    "inception attention": lambda: pooling.InceptionMixer(8, 4, attention_heads=1.5),
+    "lip channels": lambda: pooling.LIP2d(0),
+    "lip whole": lambda: pooling.LIP2d(2.0),
+    "poset chain": lambda: pooling.PosetPool2d("a<b<c"),
+    "poset half": lambda: pooling.PosetPool2d("a<b c"),
+    "poset number": lambda: pooling.PosetPool2d(3),
+    "pf_token grid": lambda: pooling.PfTokenLayer(4, grid=(2,)),
+    "pf_token grid number": lambda: pooling.PfTokenLayer(4, grid=2),
+    "pf_token grid sides": lambda: pooling.PfTokenLayer(4, grid=(2, 0)),
+    "pf_token grid whole": lambda: pooling.PfTokenLayer(4, grid=(2.0, 2)),
     "scale_gem p": lambda: pooling.ScaleGeM(NAN),
     "scale_gem scales": lambda: pooling.ScaleGeM()(torch.ones(2, 0, 4)),
     "scale_gem dim": lambda: pooling.ScaleGeM()(torch.ones(2, 2, 0)),

@@ -7,14 +7,14 @@ and test_pool_attention.py; faults of code that cannot be installed are written 
 import pytest
 import torch
 
-from lab.pooling import POOLS
+from lab.pooling import POOLS, GatedPool2d, MixedPool2d, PoolMixer2d, SpatialPyramidPool2d
 from lab.pooling.functional import segment_pool, segment_softmax, to_ragged
 
 
-def peer(name: str):
+def peer(name: str, how: str = "pip install -e .[dev] brings it"):
     return pytest.importorskip(
         name,
-        reason=f"AGREEMENT NOT TESTED: {name} is not installed; pip install -e .[dev] brings it",
+        reason=f"AGREEMENT NOT TESTED: {name} is not installed; {how}",
         exc_type=ImportError,
     )
 
@@ -187,6 +187,47 @@ def test_the_standard_deviation_of_pytorch_geometric_cancels_far_from_zero_and_o
     ours = segment_pool(spread[None], torch.ones(1, 2, dtype=torch.bool), "std")
     torch.testing.assert_close(ours, torch.full((1, 1), 0.0625))
     assert (theirs - 0.0625).abs().item() > 0.01
+
+
+# --- timm ---
+
+# in no extra: it imports torchvision, whose wheel on PyPI is built for CUDA and does not load beside torch's CPU build
+TIMM = "pip install timm brings it, where torchvision's wheel fits the build of torch"
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3])
+def test_the_adaptive_pools_of_timm_are_levels_of_our_pyramid(bins):
+    timm = peer("timm.layers.adaptive_avgmax_pool", TIMM)
+    x = torch.randn(2, 4, 7, 10, generator=torch.Generator().manual_seed(0))
+
+    def theirs(kind):
+        return timm.SelectAdaptivePool2d(bins, kind, flatten=True)(x)
+
+    mean, top = (SpatialPyramidPool2d((bins,), reduce)(x) for reduce in ("mean", "max"))
+    torch.testing.assert_close(mean, theirs("avg"))
+    torch.testing.assert_close(top, theirs("max"))
+    torch.testing.assert_close((mean + top) / 2, theirs("avgmax"))
+    torch.testing.assert_close(torch.cat([mean, top], 1), theirs("catavgmax"))
+
+
+def test_half_of_the_maximum_and_of_the_mean_in_timm_is_our_mixed_pool_and_our_gate_at_its_middle():
+    timm = peer("timm.layers.adaptive_avgmax_pool", TIMM)
+    x = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    gated = GatedPool2d((2, 4))
+    torch.nn.init.zeros_(gated.weight)
+    theirs = timm.select_adaptive_pool2d(x, "avgmax", (3, 2))
+    torch.testing.assert_close(MixedPool2d((2, 4))(x), theirs)
+    torch.testing.assert_close(gated(x), theirs)
+
+
+@pytest.mark.parametrize("pool_size", [1, 3, 5])
+def test_the_token_mixer_of_poolformer_in_timm_is_ours(pool_size):
+    timm = peer("timm.models.metaformer", TIMM)
+    x = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ours, theirs = PoolMixer2d(pool_size)(x), timm.Pooling(pool_size)(x)
+    torch.testing.assert_close(ours, theirs)
+    dy = torch.randn(2, 4, 6, 7)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, dy)[0] for y in (ours, theirs)))
 
 
 # --- entmax ---

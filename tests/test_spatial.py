@@ -180,6 +180,15 @@ def test_softpool_gradient_is_w_1_plus_x_minus_y_and_sums_to_one():
     torch.testing.assert_close(tiles(grad, 2).sum((-2, -1)), torch.ones(1, 2, 4, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_softpool_gradients_of_a_half_map_far_from_zero_sum_to_one_too(dtype):
+    x = (torch.randn(2, 8, 32, 32) + 100).to(dtype).requires_grad_()
+    (grad,) = torch.autograd.grad(spatial.SoftPool2d()(x).sum(), x)
+    sums = tiles(grad.float(), 2).sum((-2, -1))
+    # each of the four is rounded once, and all are below 4
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
 def test_official_softpool_backward_drops_the_softmax_jacobian():
     """Fault: the CUDA backward returns w dy; the gradient of sum softmax(x) x is w (1 + x - y) dy."""
     x = torch.randn(4, 8, 32, 32, requires_grad=True)
@@ -307,6 +316,23 @@ def test_official_adapool_masks_are_one_plane_for_all_channels():
         assert (weights[0, 0] - weights[1, 3]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e30])
+def test_adapool_masks_are_blind_to_the_scale_that_squares_would_overflow_at(scale):
+    x = maps(2, 4, 6, 6)
+    edscw, em, beta = adapool.AdaPool2d().masks(scale * x)
+    torch.testing.assert_close(edscw, adapool.AdaPool2d().masks(x)[0], rtol=1e-5, atol=0)
+    pooled = tiles(beta * edscw * (scale * x) + (1 - beta) * em * (scale * x), 2).sum((-2, -1))
+    torch.testing.assert_close(pooled / scale, adapool.AdaPool2d()(scale * x) / scale, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [([2, 3], None), ((2, 2), 2), (2, (2, 2)), (2, [2, 2])])
+def test_adapool_masks_take_windows_side_by_side_however_they_are_written(kernel, stride):
+    x = maps(2, 4, 6, 6)
+    pool = adapool.AdaPool2d(kernel, stride, (0, 0))
+    masks = pool.masks(x)
+    torch.testing.assert_close(adapool.AdaUnpool2d(kernel)(pool(x), masks).sum((2, 3)), pool(x).sum((2, 3)))
+
+
 @pytest.mark.parametrize("size", [(6, 8), (7, 9)], ids=["even", "odd"])
 def test_unpooling_keeps_the_sum_of_each_region(size):
     x = maps(2, 4, *size)
@@ -333,6 +359,36 @@ def test_mixed_is_max_mean_and_their_middle():
     many.alpha.data = torch.tensor([0.0, 1.0, 0.5, 7.0])  # a step out of [0, 1] is a clamp away
     torch.testing.assert_close(many(x)[:, 1], top[:, 1])
     torch.testing.assert_close(many(x)[:, 3], top[:, 3])
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.0, 1.0)])
+def test_mixed_that_overshoots_an_end_comes_back_and_never_drifts_away(start, end):
+    """A clamp's gradient is 0 beyond: what one step took out would stay out."""
+    x, pool = maps(2, 4, 6, 6), spatial_learned.MixedPool2d(channels=4, alpha=start)
+    descent = torch.optim.SGD(pool.parameters(), lr=1.0)
+
+    def step(target):
+        loss = (pool(x) - spatial_learned.MixedPool2d(alpha=target)(x)).square().sum()
+        (pool.alpha.grad,) = torch.autograd.grad(loss, pool.alpha)
+        descent.step()
+
+    assert (torch.autograd.grad(pool(x).sum(), pool.alpha)[0] > 0).all()  # at the end itself
+    pool.alpha.data += 0.3 * (start - end)
+    for _ in range(3):  # its best place is this end: it stays
+        step(start)
+    torch.testing.assert_close(pool.alpha.detach(), torch.full((4,), start + 0.3 * (start - end)))
+    torch.testing.assert_close(pool(x), spatial_learned.MixedPool2d(alpha=start)(x))
+    descent.param_groups[0]["lr"] = 1e-2
+    for _ in range(200):
+        step(0.5)
+    torch.testing.assert_close(pool.alpha.detach(), torch.full((4,), 0.5), rtol=0, atol=1e-3)
+
+
+def test_mixed_has_the_gradient_of_its_formula_inside():
+    x, pool = maps(2, 4, 4, 4).double(), spatial_learned.MixedPool2d(channels=4).double()
+    weight = torch.rand(4, dtype=torch.float64)
+    apply = lambda alpha: torch.func.functional_call(pool, {"alpha": alpha}, (x,))  # noqa: E731
+    assert torch.autograd.gradcheck(apply, (weight.requires_grad_(),))
 
 
 def test_gated_is_the_middle_at_zero_weights_and_saturates_to_max_or_mean():
@@ -379,8 +435,9 @@ def test_gem_limits():
         torch.testing.assert_close(y, x.square().mean(whole, keepdim=True).sqrt())
     for y in globally(x, 1e6):
         torch.testing.assert_close(y, x.amax(whole, keepdim=True), rtol=1e-5, atol=0)
-    for y in globally(x, 1e-3):  # p -> 0: the geometric mean
-        torch.testing.assert_close(y, x.log().mean(whole, keepdim=True).exp(), rtol=1e-3, atol=0)
+    for p in (1e-30, 1e-9):  # p -> 0: the geometric mean
+        for y in globally(x, p):
+            torch.testing.assert_close(y, x.double().log().mean(whole, keepdim=True).exp().float(), rtol=2e-6, atol=0)
     for y, scaled in zip(globally(x, 3.0), globally(7 * x, 3.0), strict=True):
         torch.testing.assert_close(scaled, 7 * y)
     rising = [gem.GeM2d(p)(x) for p in (0.5, 1.0, 2.0, 4.0, 8.0)]
@@ -399,6 +456,43 @@ def test_gem_gradient_follows_euler_and_reaches_p(kernel_size):
     w = x**3 / (x**3).sum((2, 3), keepdim=True)
     want = y / 3 * ((w * x.log()).sum((2, 3), keepdim=True) - y.log())
     torch.testing.assert_close(slope, 3 * want.sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize("kernel_size", [None, 8], ids=["global", "windows"])
+@pytest.mark.parametrize("p", [1e-4, 1e-3, 1e-2, 0.1, 0.3, 3.0])
+def test_gem_of_a_small_p_keeps_its_digits(kernel_size, p):
+    """y, dy/dx and p dy/dp in float32 against the definition in float64."""
+    x = 3 * torch.rand(2, 4, 8, 8) + 1e-3
+    pool = gem.GeM2d(p, kernel_size=kernel_size, channels=4)
+    exact, log_p = x.double().requires_grad_(), pool.log_p.detach().double().requires_grad_()
+    power = log_p.exp().view(-1, 1, 1)
+    want = ((power * exact.log()).exp().mean((2, 3), keepdim=True).log() / power).exp()
+    y = pool(x.requires_grad_())
+    grads = torch.autograd.grad(y.sum(), (x, pool.log_p)), torch.autograd.grad(want.sum(), (exact, log_p))
+    torch.testing.assert_close(y.double(), want, rtol=2e-6, atol=0)
+    torch.testing.assert_close(grads[0][0].double(), grads[1][0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(grads[0][1].double(), grads[1][1], rtol=1e-4, atol=0)
+
+
+def test_the_second_derivative_of_gem_over_the_map_is_right_for_small_p_too():
+    x = (torch.rand(1, 2, 2, 2, dtype=torch.float64) + 0.1).requires_grad_()
+    p = torch.tensor([0.01, 2.0], dtype=torch.float64, requires_grad=True)
+
+    def mean(x, p):
+        return gem.power_mean(x, p.view(-1, 1, 1), (2, 3), 1e-6)
+
+    assert torch.autograd.gradgradcheck(mean, (x, p))
+
+
+@pytest.mark.parametrize("kernel_size", [None, 2], ids=["global", "windows"])
+def test_gem_refuses_a_power_that_training_took_out_of_range_and_an_eps_that_float32_lacks(kernel_size):
+    x, pool = maps(1, 4, 4, 4), gem.GeM2d(kernel_size=kernel_size)
+    for log_p, says in ((-math.inf, "p must be > 0; got 0.0"), (200.0, "p must be finite"), (math.nan, "got nan")):
+        nn.init.constant_(pool.log_p, log_p)
+        with pytest.raises(ValueError, match=says):
+            pool(x)
+    with pytest.raises(ValueError, match=r"eps must be in .*float32; got 1e-60"):
+        gem.GeM2d(eps=1e-60, kernel_size=kernel_size)(x)
 
 
 @pytest.mark.parametrize(("value", "official"), [(5.0, 4.64), (50.0, 4.64), (0.02, 0.0464)])
@@ -477,6 +571,23 @@ def test_paper_bins_leave_the_tenth_column_unseen():
     assert spatial.SpatialPyramidPool2d((4,), bins="paper")(x).sum() == 4
 
 
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+def test_torchs_adaptive_maximum_once_wrote_channels_last_maps_in_another_order(reduce):
+    """pytorch#67239, on a GPU: a dense result was written to memory that is read channels last."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, pool = maps(2, 4, 7, 10).to(device), spatial.SpatialPyramidPool2d((1, 3), reduce)
+    for size in (1, 4):  # with one channel the strides say both
+        dense = x[:, :size].contiguous().requires_grad_()
+        last = dense.detach().to(memory_format=torch.channels_last).requires_grad_()
+        y, dy = pool(dense), torch.randn(2, size * 10, device=device)
+        torch.testing.assert_close(pool(last), y)
+        grads = [torch.autograd.grad(pool(leaf), leaf, dy)[0] for leaf in (dense, last)]
+        torch.testing.assert_close(*grads)
+    level = y[:, 4:].view(2, 4, 3, 3)
+    misread = level.flatten().as_strided(level.shape, (36, 1, 12, 4))
+    assert (misread - level).abs().max() > 0.1
+
+
 # --- posets ---
 
 COUNTS = [9, 16, 12, 6, 10, 10, 9, 6, 8, 9, 7, 7, 8, 5, 6, 7]  # filters of the authors' posets 0 .. 15
@@ -541,6 +652,20 @@ def test_lip_starts_as_the_mean_and_does_not_see_a_shift_of_its_logits():
     torch.testing.assert_close(window_pool(x, "softmax", 3, 2, 1, logit=logit.expand_as(x)), y)
     shared = nn.Conv2d(4, 1, 1)
     torch.testing.assert_close(lip.LIP2d(4, logit=shared)(x), window_pool(x, "softmax", 3, 2, 1, logit=shared(x)))
+
+
+def test_lip_of_one_place_is_that_place():
+    """torch's instance norm refuses it, in evaluation too; a place alone has no weight to share."""
+    pool = lip.LIP2d(4)
+    nn.init.normal_(pool.logit.conv.weight)
+    for x in (maps(2, 4, 1, 1), maps(1, 4, 1, 1)):
+        y = pool(x.requires_grad_())
+        torch.testing.assert_close(y, x)
+        assert (torch.autograd.grad(y.sum(), x)[0] == 1).all()
+    nn.init.constant_(pool.logit.norm.bias, 1.0)
+    torch.testing.assert_close(pool.logit(maps(2, 4, 1, 1)), torch.full((2, 4, 1, 1), 12 / (1 + math.exp(-1))))
+    pool.eval()(maps(1, 4, 1, 1)).sum().backward()
+    assert all(p.grad is not None for p in pool.parameters())
 
 
 def test_lip_learns():

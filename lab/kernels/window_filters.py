@@ -151,6 +151,8 @@ _filter.register_autograd(_differentiate, setup_context=_save)
 def apply(x: Tensor, mode: str, w: Windows, weight: Tensor | None, fused: bool) -> Tensor:
     """window_pool's other half: weight [R, *kernel] or [R, K], in the order of the window's positions."""
     rows = {"gated": {1}, "tree": {3, 7}, "poset": set(range(1, 65))}[mode]
+    if weight is not None and not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a tensor; got {type(weight).__name__}")
     if weight is None or weight.numel() % w.size or weight.numel() // w.size not in rows:
         got = "none" if weight is None else tuple(weight.shape)
         count = "1 to 64" if mode == "poset" else " or ".join(map(str, sorted(rows)))

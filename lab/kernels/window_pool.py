@@ -7,24 +7,29 @@ sum, then one weighted sum); those that dot the window with filters are in windo
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.kernels import window_filters, window_pool_torch, window_pool_triton, windows
+from lab.kernels import power, window_filters, window_pool_torch, window_pool_triton, windows
+from lab.kernels.layout import at_once
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.windows import Ints, Windows
 
 MODES = ("mean", "max", "lp", "softmax", "dsc", "mixed", "mean_minus_x")
 PLANES = {"mean": 0, "mean_minus_x": 0, "max": 1, "lp": 1, "softmax": 1, "dsc": 3, "mixed": 1}  # kept for the backward
+ROUNDED = {"softmax", "dsc"}  # y is read by the backward: of half inputs, y in float32 is one more plane, the last
 PLACED = {"max", "mixed"}  # of which torch's path keeps one more precisely: where in the input the maximum stands
 
 
 def dice(a: Tensor, b: Tensor) -> Tensor:
     """The Dice-Sorensen coefficient of two numbers, 2 |ab| / (a^2 + b^2) in [0, 1], and 1 for two zeros."""
-    both = a**2 + b**2
-    return torch.where(both > 0, 2 * (a * b).abs() / torch.where(both > 0, both, 1), 1)
+    larger = torch.maximum(a.abs(), b.abs()).detach()  # a scale changes nothing, and squares without one leave float32
+    none = larger == 0
+    a, b = a / larger.masked_fill(none, 1), b / larger.masked_fill(none, 1)
+    return torch.where(none, 1, 2 * (a * b).abs() / (a**2 + b**2).masked_fill(none, 1))
 
 
 def reference(
@@ -94,10 +99,15 @@ def _reduce(
 
 def _outputs(x, w, mode, keep, fused):
     shape = (x.shape[0], x.shape[1], *w.out)
-    planes = 0 if keep == 0 else PLANES[mode] + (keep == 2 and mode in {"lp", "mixed"})
+    planes = 0 if keep == 0 else PLANES[mode] + (keep == 2 and mode in {"lp", "mixed"}) + is_rounded(x, mode)
     placed = keep > 0 and mode in PLACED and not fused
     kept = windows.empty(x, (planes - placed, *shape), torch.promote_types(x.dtype, torch.float32))
     return windows.empty(x, shape, x.dtype), kept, windows.empty(x, (int(placed), *shape), torch.int64)
+
+
+def is_rounded(x: Tensor, mode: str) -> bool:
+    """Whether the gradient needs y before it is rounded: x - y would have the rounding as its error."""
+    return mode in ROUNDED and x.dtype in {torch.float16, torch.bfloat16}
 
 
 @_reduce.register_fake
@@ -147,7 +157,8 @@ def _(dy, x, logit, scale, y, kept, place, geometry, mode, eps, fused):  # noqa:
 
 def _save(ctx, inputs, output):
     x, logit, scale, ctx.geometry, ctx.mode, ctx.eps, _, ctx.fused = inputs
-    ctx.save_for_backward(x, logit, scale, *output)
+    y, kept, place = output
+    ctx.save_for_backward(x, logit, scale, None if is_rounded(x, ctx.mode) else y, kept, place)
     ctx.set_materialize_grads(False)  # no zeros in the size of what is kept
 
 
@@ -155,6 +166,7 @@ def _differentiate(ctx, dy, *_):
     if dy is None:  # as nothing is made up for it
         return (None,) * 8
     x, logit, scale, y, kept, place = ctx.saved_tensors
+    y = kept[-1] if y is None else y
     dx, dlogit = _reduce_backward(dy, x, logit, scale, y, kept, place, ctx.geometry, ctx.mode, ctx.eps, ctx.fused)
     dscale = None
     if scale is not None and ctx.needs_input_grad[2]:
@@ -184,7 +196,8 @@ def window_pool(
     mode: mean; max (equal values: the first has the gradient); lp, the power mean (mean max(x, eps)^p)^(1/p); softmax
     of x itself (SoftPool), or of logit, broadcastable to x (LIP; a window of -inf logits gives 0); dsc, the softmax of
     dice(x, window's mean) (eDSCW); mixed, alpha max + (1 - alpha) mean; mean_minus_x; and with a weight [R, *kernel]:
-    gated, tree and poset (window_filters.py). p and alpha: a number, or a tensor that broadcasts to [C].
+    gated, tree and poset (window_filters.py). p > 0, alpha in [0, 1]: a number, or a tensor of one or C, which gives
+    NaN where it is out of range and to look would wait for a GPU. p -> 0 is the geometric mean.
     A window much larger than 8 x 8 is better asked of segment_pool: here one thread reads it alone.
     """
     if mode not in MODES + window_filters.MODES:
@@ -203,6 +216,8 @@ def window_pool(
         return window_pool_torch.torchs(x, mode, w, ceil_mode)
     if logit is not None:
         logit = _spread(x, mode, logit)
+    if mode == "lp":
+        power.check_eps(eps, torch.promote_types(x.dtype, torch.float32))
     scale = _scale(x, mode, p if mode == "lp" else alpha) if mode in {"lp", "mixed"} else None
     keep = 0
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, logit, scale)):
@@ -212,24 +227,36 @@ def window_pool(
 
 
 def _spread(x: Tensor, mode: str, logit: Tensor) -> Tensor:
+    if not isinstance(logit, Tensor):
+        raise TypeError(f"logit must be a tensor; got {type(logit).__name__}")
     # == and not a set: hashing a symbolic size would fix it, and compile anew for each batch
     fits = logit.ndim == x.ndim and all(m == 1 or m == n for m, n in zip(logit.shape, x.shape, strict=True))
     if mode != "softmax" or not fits:
         raise ValueError(
             f"logit goes with softmax and broadcasts to x {tuple(x.shape)}; got {tuple(logit.shape)} with mode {mode!r}"
         )
+    if logit.numel() != x.numel():  # its gradient is a sum over what it is spread to, rounded once
+        logit = logit.to(torch.promote_types(logit.dtype, torch.float32))
     return windows.lift(logit.expand_as(x))
 
 
 def _scale(x: Tensor, mode: str, value: float | Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if not isinstance(value, Tensor):
-        if mode == "lp" and not value > 0:
-            raise ValueError(f"p must be > 0; got {value}")
-        if mode == "mixed" and not 0 <= value <= 1:
-            raise ValueError(f"alpha must be in [0, 1]; got {value}")
-        return torch.full((x.shape[1],), value, dtype=wide, device=x.device)
-    if value.numel() != 1 and value.numel() != x.shape[1]:
+    """p of lp or alpha of mixed, one a channel, float32 or wider."""
+    wide = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
+    if isinstance(value, Tensor) and value.numel() != 1 and value.numel() != x.shape[1]:
         name = "p" if mode == "lp" else "alpha"
         raise ValueError(f"{name} must be one number or {x.shape[1]}, one a channel; got {tuple(value.shape)}")
-    return value.to(wide).reshape(-1).expand(x.shape[1])
+    scale = power.exponent(value, wide) if mode == "lp" else _share(value, wide)
+    return scale.reshape(-1).expand(x.shape[1])
+
+
+def _share(alpha: float | Tensor, like: Tensor) -> Tensor:
+    """alpha as a tensor of like's type and device; as with p, one that lies outside of [0, 1] on a GPU is NaN."""
+    if not isinstance(alpha, Tensor | Real) or isinstance(alpha, bool):
+        raise TypeError(f"alpha must be a number or a tensor; got {alpha!r}")
+    if isinstance(alpha, Tensor) and not at_once(alpha):
+        return torch.where((alpha >= 0) & (alpha <= 1), alpha, math.nan).to(like.dtype)
+    low, high = (end.item() for end in alpha.detach().aminmax()) if isinstance(alpha, Tensor) else (alpha, alpha)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"alpha must be in [0, 1]; got {low if low == high else [low, high]}")
+    return alpha.to(like.dtype) if isinstance(alpha, Tensor) else like.new_full((), alpha)

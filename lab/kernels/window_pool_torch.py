@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lab.kernels import windows
+from lab.kernels import power, windows
 from lab.kernels.window_boxes import largest, scatter, spread, total, winner
 from lab.kernels.windows import Windows
 
@@ -112,24 +112,25 @@ def _shares_a_shift(g):
 
 
 def _softmax(x, g, w, y, kept):
+    """Keeps the log of the mass, and y if asked to."""
     middle, shared = _shares_a_shift(g)
     if shared:
-        e = (g - middle).exp_()
+        shift, e = middle, (g - middle).exp_()
         mass = total(e, w)
-        y.copy_(total(e.mul_(x), w).div_(mass))
-        if len(kept):
-            kept[0] = mass.log_().add_(middle)
-        return
-    top = largest(g, w)
-    top.masked_fill_(top == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
-    mass, weighted = torch.zeros_like(top), torch.zeros_like(top)
-    for _, o, i in w.offsets(x.shape[2:]):
-        e = torch.sub(dense(g, i), top[o]).exp_()
-        mass[o] += e
-        weighted[o] += (e * x[i]).masked_fill_(e == 0, 0)
-    y.copy_(weighted / mass.masked_fill(mass == 0, 1))
+        mean = total(e.mul_(x), w).div_(mass)
+    else:
+        shift = largest(g, w)
+        shift.masked_fill_(shift == -math.inf, 0)  # a window whose logits are all -inf is empty: zero
+        mass, mean = torch.zeros_like(shift), torch.zeros_like(shift)
+        for _, o, i in w.offsets(x.shape[2:]):
+            e = torch.sub(dense(g, i), shift[o]).exp_()
+            mass[o] += e
+            mean[o] += (e * x[i]).masked_fill_(e == 0, 0)
+        mean /= mass.masked_fill(mass == 0, 1)
+    y.copy_(mean)
     if len(kept):
-        kept[0] = top + mass.log_().masked_fill_(mass == -math.inf, math.inf)
+        kept[0] = mass.log_().masked_fill_(mass == -math.inf, math.inf).add_(shift)
+        kept[1:] = mean
 
 
 def _softmax_backward(dy, x, logit, y, log_mass, w):
@@ -162,27 +163,44 @@ def _shares_a_power(x, s, eps):
 def _power_mean(x, s, w, n, eps, y, kept):
     """Keeps y, unrounded, and its slope along s. x >= eps, and free to be written over."""
     top, shared = _shares_a_power(x, s, eps)
-    if shared:
+    learned = len(kept) > 1
+    if shared and s.min().item() >= power.GENTLE:
         e = x.div_(top)
-        log_u = e.log() if len(kept) > 1 else None
+        log_u = e.log() if learned else None
         mass = total(e.pow_(s), w)
-        lean = total(e.mul_(log_u), w) if len(kept) > 1 else None
+        root = mass.div(n).pow_(1 / s)  # y / top
+        lean = total(e.mul_(log_u), w).div_(mass).sub_(root.log()).div_(s) if learned else None
     else:
         top = largest(x, w)
-        mass, lean = torch.zeros_like(top), torch.zeros_like(top)
-        for _, o, i in w.offsets(x.shape[2:]):
-            u = dense(x, i).div_(top[o]).log_()
-            e = (u * s).exp_()
-            mass[o] += e
-            lean[o].addcmul_(e, u)
-    if len(kept) > 1:
-        lean /= mass
-    root = mass.div_(n).pow_(1 / s)  # y / top
-    if len(kept) > 1:
-        kept[1] = lean.sub_(root.log()).mul_(root).mul_(top / s)
-    y.copy_(root.mul_(top))
+        root, lean = _power_mean_each(x, top, s, w, n, learned)
+    root *= top
+    y.copy_(root)
+    if learned:
+        kept[1] = lean.mul_(root)
     if len(kept):
         kept[0] = root
+
+
+def _power_mean_each(x, top, s, w, n, learned):
+    """y / top, and the slope of its logarithm along s, each window by its own maximum and exact for small s."""
+    x, high = x.sqrt_(), top.sqrt()  # the ratio of roots never underflows
+
+    def logs(o, i):
+        return dense(x, i).div_(high[o]).log_().mul_(2)
+
+    mass, less = torch.zeros_like(top), torch.zeros_like(top)
+    for _, o, i in w.offsets(x.shape[2:]):
+        z = logs(o, i).mul_(s)
+        less[o] += z.expm1()
+        mass[o] += z.exp_()
+    less /= n
+    log_y = torch.where(less > -0.5, less.log1p(), mass.div_(n).log_()).div_(s)
+    if not learned:
+        return log_y.exp_(), None
+    lean = torch.zeros_like(top)
+    for _, o, i in w.offsets(x.shape[2:]):
+        lean[o] += power.lean(logs(o, i).sub_(log_y[o]), s)
+    return log_y.exp_(), lean.div_(n)
 
 
 def _power_mean_backward(push, x, s, y, w, eps):
@@ -218,7 +236,7 @@ def _slope(a, b, q2h):
 
 
 def _dsc(x, w, n, y, kept):
-    """Keeps the mean, log of the mass plus 1, and the slope that each position has through the mean."""
+    """Keeps the mean, log of the mass plus 1, the slope that each position has through the mean, and y if asked to."""
     mean = total(x, w).div_(n)
     weighted, mass, slopes, pulled = (torch.zeros_like(mean) for _ in range(4))
     for _, o, i in w.offsets(x.shape[2:]):
@@ -235,7 +253,7 @@ def _dsc(x, w, n, y, kept):
     y.copy_(weighted)
     if len(kept):
         through = (weighted * slopes).sub_(pulled).mul_(mean.sign()).div_(mass).div_(n)
-        kept[0], kept[1], kept[2] = mean, mass.log_().add_(1), through
+        kept[0], kept[1], kept[2], kept[3:] = mean, mass.log_().add_(1), through, weighted
 
 
 def _dsc_backward(dy, x, y, kept, w):

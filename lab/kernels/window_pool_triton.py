@@ -24,6 +24,44 @@ def _dice_slopes(v, m):
 
 @triton.jit
 @no_type_check
+def _excess(z):
+    """(e^z - 1 - z) / z^2 for |z| <= 1; Triton has no expm1 and no log1p that its interpreter knows."""
+    tail = z * 0.0 + 1.0
+    for n in tl.static_range(11, 2, -1):  # the first term left out is 2 / 12! = 4e-9 of the first
+        tail = 1.0 + z * (1.0 / n) * tail
+    return 0.5 * tail
+
+
+@triton.jit
+@no_type_check
+def _expm1(z):
+    small = tl.maximum(z, -1.0)  # z <= 0
+    return tl.where(z > -1.0, small + small * small * _excess(small), tl.exp(z) - 1.0)
+
+
+@triton.jit
+@no_type_check
+def _log1p(a):
+    """For -1/2 <= a <= 0: 2 artanh(r), r = a / (2 + a), |r| <= 1/3."""
+    r = a / (2.0 + a)
+    series = r * 0.0
+    for n in tl.static_range(15, 0, -2):  # the first term left out is 9^-8 / 17 = 1e-9 of the first
+        series = series * r * r + 1.0 / n
+    return 2.0 * r * series
+
+
+@triton.jit
+@no_type_check
+def _lean(u, s):
+    """As in power.py: g(s u) / s^2, g(t) = t e^t - e^t + 1."""
+    t = tl.maximum(s * u, -1e4)
+    small = tl.minimum(tl.maximum(t, -1.0), 1.0)
+    near = u * u * (1.0 + (small - 1.0) * _excess(small))
+    return tl.where(tl.abs(t) < 1.0, near, ((t - 1.0) * tl.exp(t) + 1.0) / (s * s))
+
+
+@triton.jit
+@no_type_check
 def forward(
     x, logit, scale, y, kept, x_at, logit_at, y_at, kept_at, plane, rows, C, size, out, eps,
     MODE: tl.constexpr, OWN: tl.constexpr, KEEP: tl.constexpr,
@@ -53,7 +91,7 @@ def forward(
     top = tl.where(real, top, 1.0)  # no -inf in lanes that are no window
     mean = total / n
 
-    mass, weighted, slopes, pulled = zero, zero, zero, zero
+    mass, weighted, slopes, pulled, less = zero, zero, zero, zero, zero
     if MODE == "softmax":
         top = tl.where(top == -float("inf"), 0.0, top)
     if MODE == "softmax" or MODE == "dsc" or MODE == "lp":
@@ -75,13 +113,14 @@ def forward(
                 slopes += e * slope
                 pulled += e * slope * v
             else:
-                u = tl.log(tl.where(inside, tl.where(v < eps, eps, v) / top, 1.0))
-                e = tl.where(inside, tl.exp(s * u), 0.0)
-                weighted += e * u
+                # the ratio of roots never underflows
+                z = s * 2.0 * tl.log(tl.where(inside, tl.sqrt(tl.where(v < eps, eps, v)) / tl.sqrt(top), 1.0))
+                e = tl.where(inside, tl.exp(z), 0.0)
+                less += tl.where(inside, _expm1(z), 0.0)
             mass += e
 
-    # planes kept for the backward, and the gradient of y with respect to scale in the last one
-    k0, k1, k2 = zero, zero, zero
+    # planes kept for the backward; the last one is the gradient of y with respect to scale, or y before it is rounded
+    k0, k1, k2, k3 = zero, zero, zero, zero
     if MODE == "mean":
         value = mean
     elif MODE == "mean_minus_x":
@@ -93,15 +132,25 @@ def forward(
     elif MODE == "softmax":
         value = weighted / tl.where(mass == 0, 1.0, mass)
         k0 = tl.where(mass == 0, float("inf"), top + tl.log(tl.where(mass == 0, 1.0, mass)))
+        k1 = value
     elif MODE == "dsc":
         mass = tl.where(real, mass, 1.0)
         value = weighted / mass
-        k0, k1, k2 = mean, 1.0 + tl.log(mass), (pulled - value * slopes) / (mass * n)
+        k0, k1, k2, k3 = mean, 1.0 + tl.log(mass), (pulled - value * slopes) / (mass * n), value
     elif MODE == "lp":
-        mass = tl.where(real, mass, n)
-        log_y = tl.log(mass / n) / s
+        below = tl.where(real, less, 0.0) / n  # the mean of (x / top)^s, less 1: exact where that is near 1
+        far = tl.log(tl.where(real, mass, n) / n)
+        log_y = tl.where(below > -0.5, _log1p(tl.maximum(below, -0.5)), far) / s
         value = top * tl.exp(log_y)
-        k0, k1 = tl.log(top) + log_y, value / s * (weighted / mass - log_y)
+        k0 = tl.log(top) + log_y
+        if KEEP > 1:  # a slope that does not cancel needs y first
+            for j in tl.range(0, N, loop_unroll_factor=UNROLL):
+                i0, i1, i2, inside = windows.offset(j, o0, o1, o2, size, K, S, P)
+                inside &= real
+                v = tl.load(windows.address(x, x_at, b, c, i0, i1, i2), mask=inside, other=0.0).to(tl.float32)
+                u = 2.0 * tl.log(tl.where(inside, tl.sqrt(tl.where(v < eps, eps, v)) / tl.sqrt(top), 1.0))
+                k1 += tl.where(inside, _lean(u - log_y, s), 0.0)
+            k1 *= value / n
     tl.store(windows.address(y, y_at, b, c, o0, o1, o2), value.to(y.dtype.element_ty), mask=real)
     at = windows.address(kept, kept_at, b, c, o0, o1, o2)
     if KEEP > 0:
@@ -110,6 +159,8 @@ def forward(
         tl.store(at + plane, k1, mask=real)
     if KEEP > 2:
         tl.store(at + 2 * plane, k2, mask=real)
+    if KEEP > 3:
+        tl.store(at + 3 * plane, k3, mask=real)
 
 
 @triton.jit

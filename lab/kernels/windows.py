@@ -65,6 +65,8 @@ def reach(k: int, stride: int, padding: int, out: int, length: int) -> tuple[sli
 
 def plan(x: Tensor, kernel_size: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool) -> Windows:
     """The windows of a call with torch.nn.functional's arguments; ValueError where torch would also refuse."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}")
     if not 3 <= x.ndim <= 5 or not x.is_floating_point():
         raise ValueError(
             f"x must be [batch, channels, *spatial] with 1 to 3 spatial axes and of a float type; "
@@ -86,7 +88,7 @@ def plan(x: Tensor, kernel_size: Ints, stride: Ints | None, padding: Ints, ceil_
 
 def _per_axis(name: str, value: Ints, d: int, least: int, fill: int) -> tuple:
     values = (value,) * d if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
-    if len(values) != d or any(isinstance(v, float | str) or v < least for v in values):
+    if len(values) != d or any(isinstance(v, float | str | bool) or v < least for v in values):
         raise ValueError(f"{name} must be an int or {d} of them, each >= {least}; got {value}")
     return (fill,) * (3 - d) + values
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.kernels import windows
 from lab.kernels.window_pool import dice, window_pool
 from lab.kernels.windows import Ints
 from lab.pooling.spatial import check, tiles
@@ -25,7 +26,8 @@ class AdaPool2d(nn.Module):
         beta: float = 0.5, beta_size: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
-        if not 0 <= beta <= 1 or len(beta_size) > 2 or any(n < 1 for n in beta_size):
+        sizes = beta_size if isinstance(beta_size, tuple | list) else (0,)
+        if not 0 <= beta <= 1 or len(sizes) > 2 or any(n < 1 for n in sizes):
             raise ValueError(f"beta must be in [0, 1], its size (), (C,) or (oH, oW); got {beta} and {beta_size}")
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
         raw = math.inf if beta == 1 else -math.inf if beta == 0 else math.log(beta / (1 - beta))
@@ -52,8 +54,13 @@ class AdaPool2d(nn.Module):
 
         Only for windows side by side (stride = kernel_size, no padding, no ceil_mode); zero past the last whole window.
         """
-        if self.stride not in {None, self.kernel_size} or self.padding != 0 or self.ceil_mode:
-            raise ValueError("masks need windows side by side: stride=None, padding=0, ceil_mode=False")
+        check(x, 2)
+        w = windows.plan(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        if w.stride != w.kernel or any(w.padding) or self.ceil_mode:
+            raise ValueError(
+                f"masks need windows side by side: stride=None, padding=0, ceil_mode=False; got kernel_size="
+                f"{self.kernel_size}, stride={self.stride}, padding={self.padding}, ceil_mode={self.ceil_mode}"
+            )
         values = tiles(x.to(torch.promote_types(x.dtype, torch.float32)), self.kernel_size)
         mean = values.mean((-2, -1), keepdim=True)
         scores = (dice(values, mean), values)

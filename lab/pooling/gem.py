@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.kernels import power
+from lab.kernels.layout import at_once
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
 from lab.pooling.arguments import check_counts, check_positive
@@ -13,19 +15,32 @@ from lab.pooling.spatial import check
 
 
 def power_mean(x: Tensor, p: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """(mean max(x, eps)^p)^(1/p) over some axes, kept as 1; scaled by the maximum, so no power over- or underflows."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(min=eps)
-    p = p.to(wide.dtype)
+    """(mean max(x, eps)^p)^(1/p) over some axes, kept as 1; scaled by the maximum, so no power over- or underflows.
+
+    ln y = ln(mean e^(pu)) / p with u = ln x; for a small p, which would divide a rounding error, it is
+    m + ln(1 + p^2 mean(v^2 excess(pv))) / p with m = mean u and v = u - m.
+    ValueError: p or eps not positive and finite.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    power.check_eps(eps, wide.dtype)
+    wide, p = wide.clamp(min=eps), power.exponent(p, wide)
     top = wide.detach().amax(dims, keepdim=True)
-    return (top * ((p * (wide / top).log()).exp().mean(dims, keepdim=True).log() / p).exp()).to(x.dtype)
+    u = 2 * (wide.sqrt() / top.sqrt()).log()  # the ratio of roots never underflows
+    log_mean = (p * u).exp().mean(dims, keepdim=True).log() / p
+    if not at_once(p) or bool((p < power.GENTLE).any()):
+        middle, q = u.mean(dims, keepdim=True), p.clamp(max=power.GENTLE)
+        v = u - middle
+        rest = (v.square() * power.excess(q * v)).mean(dims, keepdim=True)
+        log_mean = torch.where(p < power.GENTLE, middle + (q.square() * rest).log1p() / q, log_mean)
+    return (top * log_mean.exp()).to(x.dtype)
 
 
 class GeM2d(nn.Module):
     """GeM, y = (1/n sum_i max(x_i, eps)^p)^(1/p), over windows or (kernel_size=None) over the whole map; p learned.
 
     x (B, C, H, W) -> (B, C, oH, oW), globally (B, C, 1, 1). p = e^log_p is always > 0; channels: None for one p, or
-    one a channel. p = 1 is the mean of max(x, eps), p -> inf the maximum. Radenovic, Tolias & Chum, TPAMI 2019, eq. 3
-    (number recalled; the authors' code was read). https://arxiv.org/abs/1711.02512
+    one a channel. p = 1 is the mean of max(x, eps), p -> inf the maximum, p -> 0 the geometric mean. Radenovic,
+    Tolias & Chum, TPAMI 2019, eq. 3 (number recalled; the authors' code was read). https://arxiv.org/abs/1711.02512
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lab.kernels.window_pool import window_pool
 from lab.kernels.windows import Ints
+from lab.pooling.arguments import check_counts
 from lab.pooling.spatial import check
 
 
@@ -23,6 +24,7 @@ class LIP2d(nn.Module):
         logit: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_counts(channels=channels)
         self.args = (kernel_size, stride, padding, ceil_mode)
         self.logit = SimplifiedLogit(channels) if logit is None else logit
 
@@ -44,4 +46,10 @@ class SimplifiedLogit(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         check(x, 2, self.conv.in_channels)
-        return self.coefficient * torch.sigmoid(self.norm(self.conv(x)))
+        y = self.conv(x)
+        if y.shape[2:].numel() > 1:
+            y = self.norm(y)
+        else:  # torch's norm refuses a place alone, which is its own mean
+            scale, shift = (p.view(-1, 1, 1) for p in (self.norm.weight, self.norm.bias))
+            y = (y - y) * scale + shift
+        return self.coefficient * torch.sigmoid(y)

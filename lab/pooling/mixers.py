@@ -56,6 +56,10 @@ class PfTokenLayer(nn.Module):
         super().__init__()
         check_counts(dim=dim, expansion=expansion, kernel_size=kernel_size)
         check_counts(0, prefix=prefix)
+        if grid is not None:
+            if not isinstance(grid, tuple | list) or len(grid) != 2:
+                raise ValueError(f"grid must be (rows, columns) of the patches, or None for a square; got {grid!r}")
+            check_counts(rows=grid[0], columns=grid[1])
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd; got {kernel_size}")
         self.kernel_size, self.grid, self.prefix = kernel_size, grid, prefix
@@ -90,11 +94,11 @@ class InceptionMixer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8, attention_heads: int = 2, pool_size: int = 2) -> None:
         super().__init__()
-        check_counts(dim=dim, num_heads=num_heads)
-        if dim % num_heads or not 0 < attention_heads < num_heads or pool_size < 1:
+        check_counts(dim=dim, num_heads=num_heads, attention_heads=attention_heads, pool_size=pool_size)
+        if dim % num_heads or attention_heads >= num_heads:
             raise ValueError(
-                f"num_heads must divide dim, attention_heads be in 1 .. num_heads - 1 and pool_size >= 1; "
-                f"got dim={dim}, num_heads={num_heads}, attention_heads={attention_heads}, pool_size={pool_size}"
+                f"num_heads must divide dim and attention_heads be less than num_heads; "
+                f"got dim={dim}, num_heads={num_heads}, attention_heads={attention_heads}"
             )
         self.low = attention_heads * (dim // num_heads)
         if dim - self.low < 2:

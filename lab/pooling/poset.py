@@ -38,7 +38,10 @@ PLACES = "abcd"
 
 def filters(relation: str) -> Float[Tensor, "F 4"]:
     """The filters of the order that "a<b b<c ..." generates as rows of 0 and 1: by size, the empty one first."""
-    below = {(x, y) for x, y in (pair.split("<") for pair in relation.split())}
+    pairs = [pair.split("<") for pair in relation.split()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"a relation is made of pairs, as in 'a<b b<c' for a < b < c; got {relation!r}")
+    below = {(x, y) for x, y in pairs}
     if unknown := {x for pair in below for x in pair} - set(PLACES):
         raise ValueError(f"a relation speaks of a, b, c and d, as in 'a<b b<c'; got {sorted(unknown)} in {relation!r}")
     for middle, x, y in itertools.product(PLACES, repeat=3):  # the transitive closure
@@ -64,7 +67,7 @@ class PosetPool2d(nn.Module):
 
     def __init__(self, poset: str = "n") -> None:
         super().__init__()
-        if poset not in POSETS and "<" not in poset:
+        if not isinstance(poset, str) or (poset not in POSETS and "<" not in poset):
             raise ValueError(f"poset must be one of {sorted(POSETS)} or a relation such as 'a<b a<c'; got {poset!r}")
         self.poset = poset
         self.register_buffer("filters", filters(POSETS.get(poset, poset)), persistent=False)

@@ -4,6 +4,8 @@ Lee, Gallagher & Tu, AISTATS 2016, section 3 (section recalled; formulas from th
 authors' layers). https://arxiv.org/abs/1509.08985
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,11 +16,33 @@ from lab.pooling.arguments import check_counts
 from lab.pooling.spatial import check
 
 
-class MixedPool2d(nn.Module):
-    """Mixed pooling, y = a max(x) + (1 - a) mean(x) over the window, a = alpha clamped to [0, 1], learned.
+class _Share(torch.autograd.Function):
+    """alpha put into [0, 1]. Outside, a gradient passes if a descent along it leads back in, where a clamp has none."""
 
-    x (B, C, H, W) -> (B, C, oH, oW). channels: None for one a, or one a channel. Lee et al., 2016, "mixed max-average"
-    (third-party code read). https://arxiv.org/abs/1509.08985
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(alpha: Tensor) -> Tensor:
+        return alpha.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004 - torch's own signature
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (alpha,) = ctx.saved_tensors
+        outward = ((alpha > 1) & (dy < 0)) | ((alpha < 0) & (dy > 0))
+        return dy.masked_fill(outward, 0)
+
+
+class MixedPool2d(nn.Module):
+    """Mixed pooling, y = a max(x) + (1 - a) mean(x) over the window, a in [0, 1] learned.
+
+    x (B, C, H, W) -> (B, C, oH, oW). channels: None for one a, or one a channel; alpha: where it starts, 0 the mean and
+    1 the maximum. The parameter alpha is projected: a step beyond an end is that end, and is not stuck there: there a
+    has the gradient that leads back. Lee et al., 2016, "mixed max-average", which learns a by its gradient within
+    [0, 1] (third-party code read; how a is held there is not known). https://arxiv.org/abs/1509.08985
     """
 
     def __init__(
@@ -35,7 +59,7 @@ class MixedPool2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C oH oW"]:
         check(x, 2, len(self.alpha) if len(self.alpha) > 1 else None)
-        return window_pool(x, "mixed", *self.args, alpha=self.alpha.clamp(0, 1))
+        return window_pool(x, "mixed", *self.args, alpha=_Share.apply(self.alpha))
 
 
 class GatedPool2d(nn.Module):
