@@ -6,7 +6,6 @@ All are computed through logarithms, so no power and no exponential overflows, i
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +15,6 @@ from lab.kernels.layout import Segments, Tokens, at_once, finite, keep, total
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
-    divisor,
     exponential_sum,
     logsumexp,
     softmax_mean,
@@ -24,6 +22,7 @@ from lab.kernels.segment_torch import (
 )
 from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
+from lab.pooling.length import length
 from lab.pooling.selection import blank
 
 
@@ -254,23 +253,6 @@ class GNP(nn.Module):
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
 
 
-class _Norm(torch.autograd.Function):
-    """|x_t|, 0 at padding; its gradients of every order are 0 where it is 0, as torch's second is not."""
-
-    @staticmethod
-    def forward(x: Tensor, mask: Tensor) -> Tensor:
-        return keep(torch.linalg.vector_norm(x, dim=-1), mask)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        x, mask, norm = ctx.saved_tensors
-        return keep(x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None], mask), None
-
-
 class NormWeightedMeanPool(nn.Module):
     """Mean of tokens weighted by a power of their norm, y = sum_t |x_t|^alpha x_t / sum_t |x_t|^alpha.
 
@@ -287,5 +269,5 @@ class NormWeightedMeanPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        norm = _Norm.apply(x.to(wide(x)), mask)
-        return segment_pool(x, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())
+        log = length(x.to(wide(x)), mask).clamp(min=self.eps).log()
+        return segment_pool(x, mask, "softmax", (self.alpha * log).to(wide(x)))

@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, keep
+from lab.kernels.layout import Segments, Tokens, all_finite, at_once, expand, keep
 from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighed
+from lab.pooling.length import length
 from lab.pooling.selection import side_by_side
 
 TINY = torch.finfo(torch.float64).tiny
+FAR = 2.0**12  # more than the square root of any width
 
 
 def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps: int = 40) -> Float[Tensor, " S"]:
@@ -93,9 +95,14 @@ class GSP(nn.Module):
     def closeness(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
         """-gamma c_ij of each token j to each prototype i."""
         omega = unit_ball(self.prototypes.to(x.dtype))
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        outside = length.clamp(min=1)  # N(x) = x / outside, divided after the product, which is narrower than x
-        squared = (length / outside).square() + omega.square().sum(-1) - 2 * (x @ omega.mT) / outside
+        size = length(x)[..., None]
+        outside = size.clamp(min=1)  # N(x) = x / outside, divided after the product, which is narrower than x
+        # smaller prototypes, by a power of two that rounds nothing, keep the products of the largest x finite; those
+        # of their gradient, |x|^2 times what comes back for each prototype, may not fit into float32
+        fits = at_once(x) and all_finite((FAR**2 * size.square()).float())
+        products, scale = x @ (omega / FAR).mT, 2 * FAR / outside
+        twice = products * scale.to(x.dtype) if fits else (products * scale).to(x.dtype)
+        squared = (size / outside).square().to(x.dtype) + omega.square().sum(-1) - twice
         return -self.gamma * squared.clamp(min=1e-12).sqrt()  # the root has no slope at 0
 
     def weights(self, x: Tokens, mask: Segments) -> Float[Tensor, "*tokens"]:
@@ -118,7 +125,8 @@ class GSP(nn.Module):
         check(x, mask, self.dim)
         real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
         weights = self._weights(self.closeness(real).logsumexp(-1), mask)
-        return (weighed(real, weights[..., None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)
+        shares = weights / expand(counts(mask).clamp(min=1).to(weights.dtype), mask, x.shape[-2])
+        return weighed(real, shares[..., None], mask)[:, 0].to(x.dtype)
 
 
 def unit_ball(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.kernels.layout import all_finite, at_once
 from lab.pooling.arguments import check_counts, check_positive
 
 HALF = frozenset({torch.float16, torch.bfloat16})
@@ -85,6 +86,21 @@ def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
 def mean(h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
     """The mean of all these layers, in float32 for half ones: their sum may overflow."""
     return h.mean(0, dtype=torch.float32).to(h.dtype) if h.dtype in HALF else h.mean(0)
+
+
+def with_inverse_rms(x: Float[Tensor, "*n D"], eps: float) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n 1"]]:
+    """x and 1 / sqrt(mean_d x_d^2 + eps), for their product: vectors that are too long may come shorter.
+
+    Beyond 1e15 the squares, or what multiplies them on the way back, leave float32; such vectors are divided by
+    their largest coordinate, which moves nothing but eps, far below a rounding there.
+    """
+    if at_once(x):
+        square = x.square().mean(-1, keepdim=True)
+        if all_finite(1e8 * square):
+            return x, torch.rsqrt(square + eps)
+    peak = x.detach().abs().amax(-1, keepdim=True)
+    x = x / torch.where(peak > 1e15, peak, 1)
+    return x, torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 def layer_softmax(scores: Float[Tensor, " L *N"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, " L *N"]:

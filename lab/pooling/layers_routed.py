@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.pooling.arguments import check_counts, check_positive
-from lab.pooling.layers import built_for, check_layers, hidden, layer_softmax
+from lab.pooling.layers import built_for, check_layers, hidden, layer_softmax, with_inverse_rms
 
 
 class GatedLayerRouter(nn.Module):
@@ -34,8 +34,8 @@ class GatedLayerRouter(nn.Module):
 
     def weights(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, " L *N"]:
         """What each text makes of each layer; sums to 1 over layers."""
-        x = hidden(h, mask).to(self.score.dtype)
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)  # after the maps, which are narrower than h
+        x, scale = with_inverse_rms(hidden(h, mask).to(self.score.dtype), self.eps)
+        # the scale comes after the maps, which are narrower than h
         scores = ((scale * self.see(x)).tanh() * (scale * self.gate(x)).sigmoid()) @ self.score
         return layer_softmax(scores + self.bias.view(-1, *[1] * (scores.ndim - 1)), mask)
 
@@ -140,7 +140,7 @@ class LayerPair(nn.Module):
         return x.mean(-2).to(h.dtype)
 
     def _rms(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return torch.mul(*with_inverse_rms(x, self.eps))
 
 
 def _block(dim: int) -> nn.ModuleDict:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.latent import LatentReader
-from lab.pooling.layers import built_for, check_layers, hidden, mean, mix
+from lab.pooling.layers import built_for, check_layers, hidden, mean, mix, with_inverse_rms
 
 
 def _layers_last(h: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class MultiLayerResidualPool(nn.Module):
         whole = self.baseline == "mean" and mask is None
         base = mean(read) if whole else mix(read, self._baseline_weights(mask, h.device))
         x = _layers_last(read.to(self.gain.dtype))
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.gain + self.layer_embedding
+        x = torch.mul(*with_inverse_rms(x, self.eps)) * self.gain + self.layer_embedding
         more = self.out(self.reader(x, None if mask is None else mask.expand(x.shape[:2]))).reshape(h.shape[1:])
         empty = (read == 0).all(-1).all(0)
         return (base + more.masked_fill(empty[..., None], 0)).to(h.dtype)
