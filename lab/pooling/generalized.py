@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, finite, keep, total
+from lab.kernels.layout import Segments, Tokens, at_once, expand, finite, keep, total
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
@@ -58,6 +58,41 @@ def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Te
     return p * base(keep(x, mask).to(wide(x))).log()
 
 
+SMALL = 0.4  # below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
+
+
+def log_power_mean(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    """1/p ln mean_t base(x_t)^p for p > 0, in float32 or wider; base is positive.
+
+    LSE_t(p u) - ln n with u = ln base(x) are two numbers that become equal as p falls, and 1/p times their rounding is
+    large. With m the mean of u the same is m + 1/p ln(1 + mean_t expm1(p (u_t - m))), where nothing cancels: that mean is
+    never negative, and 0 at p = 0.
+    """
+    small = p < SMALL
+    few, all_ = (bool(small.any()), bool(small.all())) if at_once(x) else (True, False)
+    n = counts(mask).clamp(min=1).to(p.dtype)[:, None]
+    if few:
+        low = p.clamp(max=SMALL)
+        middle, more = by_parts(partial(_powers_around_the_middle, base=base), (x,), mask, low)
+        around = middle + (more / n).log1p() / low
+        if all_:
+            return around
+    high = p.clamp(min=SMALL)
+    below = (log_sum(x, mask, high, base) - n.log()) / high
+    return torch.where(small, around, below) if few else below
+
+
+def _powers_around_the_middle(
+    x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """m, the mean of u = ln base(x), held where it is (at 0 where u is infinite); and sum_t expm1(p (u_t - m))."""
+    u = base(keep(x, mask).to(wide(x))).log()
+    middle = segment_pool(u.detach(), mask, "mean")
+    middle = middle.masked_fill(middle.isinf(), 0)
+    more = keep((p * (u - expand(middle, mask, x.shape[-2]))).expm1(), mask)
+    return middle, segment_pool(more, mask, "sum") if by_kernel(more) else total(more, mask)
+
+
 def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
     """ln n as a column, 0 for rows without tokens."""
     return counts(mask).clamp(min=1).to(dtype).log()[:, None]
@@ -90,7 +125,7 @@ class GeM(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask, self.dim if self.raw_p.ndim else None)  # of one p for all it does not matter
         p = self.exponent(wide(x))
-        log_mean = (log_sum(x, mask, p, partial(torch.clamp, min=self.eps)) - log_counts(mask, wide(x))) / p
+        log_mean = log_power_mean(x, mask, p, partial(torch.clamp, min=self.eps))
         return blank(log_mean.exp(), mask).to(x.dtype)
 
 
