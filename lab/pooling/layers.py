@@ -169,7 +169,8 @@ class FirstLastMean(nn.Module):
     def __init__(self, dim: int, num_layers: int, first: int = 0) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not 0 <= first < num_layers:
+        check_counts(0, first=first)
+        if first >= num_layers:
             raise ValueError(f"first must be one of 0 to {num_layers - 1}; got {first}")
         self.dim, self.num_layers, self.first = dim, num_layers, first
 
@@ -250,7 +251,8 @@ class DimensionMix(nn.Module):
 class WeightedLayerMix(nn.Module):
     """sentence-transformers' WeightedLayerPooling, y = sum_{l >= start} w_l h_l / sum_l w_l. h (L, ..., D) -> (..., D).
 
-    w is free, starts at 1 (the mean), and is not kept positive: where it sums to almost 0 the result explodes. That
+    w is free, starts at 1 (the mean), and is not kept positive: where it sums to almost 0 the result explodes, where it
+    sums to 0 there is none (a ValueError on a CPU, and Inf or NaN where looking would cost a wait). That
     is the definition; SoftmaxMix has no such point. start is 4 by default over there, 0 here (a model of six blocks
     has few layers to leave out). It mixes tokens there and pooled vectors here: for a pool that is linear in the
     tokens (mean, last, first, position-weighted ...) the order does not matter, for the maximum it does.
@@ -260,7 +262,8 @@ class WeightedLayerMix(nn.Module):
     def __init__(self, dim: int, num_layers: int, start: int = 0) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not 0 <= start < num_layers:
+        check_counts(0, start=start)
+        if start >= num_layers:
             raise ValueError(f"start must be one of 0 to {num_layers - 1}; got {start}")
         self.dim, self.num_layers, self.start = dim, num_layers, start
         self.layer_weights = nn.Parameter(torch.ones(num_layers - start))
@@ -269,7 +272,10 @@ class WeightedLayerMix(nn.Module):
         check_layers(h, self.num_layers)
         some = h[self.start :] if self.start else h
         weights = cast(self.layer_weights, accumulator(h))
-        return mix(some, weights / weights.sum())
+        total = weights.sum()
+        if at_once(h) and not total.item():
+            raise ValueError(f"the layer weights sum to 0, so their mix has no value; got {weights.tolist()}")
+        return mix(some, weights / total)
 
 
 class ConcatProject(nn.Module):

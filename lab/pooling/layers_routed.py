@@ -62,10 +62,9 @@ class AttentiveLayerFusion(nn.Module):
         super().__init__()
         built_for(dim, num_layers)
         check_positive(eps=eps)
-        if summaries < 1 or heads < 1 or dim % heads:
-            raise ValueError(
-                f"summaries and heads must be at least 1 and heads divide dim {dim}; got {summaries}, {heads}"
-            )
+        check_counts(summaries=summaries, heads=heads)
+        if dim % heads:
+            raise ValueError(f"heads must divide dim {dim}; got {heads}")
         self.dim, self.num_layers, self.summaries, self.heads, self.eps = dim, num_layers, summaries, heads, eps
         self.gain = nn.Parameter(torch.ones(num_layers, summaries, dim))
         self.query = nn.Parameter(torch.randn(dim))
@@ -116,11 +115,13 @@ class LayerPair(nn.Module):
         super().__init__()
         built_for(dim, num_layers)
         align = num_layers // 2 if align is None else align  # which layers are best is the data's to say
-        if wrong := [layer for layer in (align, uniform) if not -num_layers <= layer < num_layers]:
+        check_counts(-num_layers, align=align, uniform=uniform)
+        if wrong := [layer for layer in (align, uniform) if layer >= num_layers]:
             raise ValueError(f"no layer {wrong}; there are 0 to {num_layers - 1}, and -1 for the last")
         check_positive(eps=eps)
-        if heads < 1 or dim % heads:
-            raise ValueError(f"heads must be at least 1 and divide dim {dim}; got {heads}")
+        check_counts(heads=heads)
+        if dim % heads:
+            raise ValueError(f"heads must divide dim {dim}; got {heads}")
         self.dim, self.num_layers, self.align, self.uniform = dim, num_layers, align, uniform
         self.heads, self.eps = heads, eps
         self.blocks = nn.ModuleList(_block(dim) for _ in range(2))

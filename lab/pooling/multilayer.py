@@ -89,9 +89,10 @@ class MultiLayerResidualPool(nn.Module):
         if baseline not in ("last", "mean"):
             raise ValueError(f"baseline must be 'last' (the last layer) or 'mean' (of the layers); got {baseline!r}")
         check_counts(heads=heads)
+        dim_head = max(1, dim // heads) if dim_head is None else dim_head
         check_positive(eps=eps)
         self.dim, self.num_layers, self.baseline, self.eps = dim, num_layers, baseline, eps
-        self.latents, self.heads, self.dim_head = latents, heads, dim_head or max(1, dim // heads)
+        self.latents, self.heads, self.dim_head = latents, heads, dim_head
         self.gain = nn.Parameter(torch.ones(num_layers, dim))
         self.layer_embedding = nn.Parameter(0.02 * torch.randn(num_layers, dim))
         self.reader = LatentReader(dim, latents, heads, self.dim_head)
