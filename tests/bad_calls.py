@@ -120,7 +120,15 @@ LAYERED = {
     "concat_project": (pooling.ConcatProject, {"out_dim": 0}, {"out_dim": -1}, {"out_dim": 1.5}),
     "router": (pooling.GatedLayerRouter, {"hidden_dim": 0}, {"eps": -1.0}),
     "fusion": (pooling.AttentiveLayerFusion, {"heads": 3}, {"heads": 2.0}, {"summaries": 0}, {"eps": NAN}),
-    "pair": (pooling.LayerPair, {"align": 3}, {"align": 1.0}, {"uniform": -4}, {"heads": 0}, {"heads": 2.0}, {"eps": NAN}),
+    "pair": (
+        pooling.LayerPair,
+        {"align": 3},
+        {"align": 1.0},
+        {"uniform": -4},
+        {"heads": 0},
+        {"heads": 2.0},
+        {"eps": NAN},
+    ),
     "multilayer": (pooling.MultiLayerPool, {"latents": 0}, {"heads": 0}, {"dim_head": 1.5}),
     "residual": (pooling.MultiLayerResidualPool, {"baseline": "max"}, {"heads": 0}, {"dim_head": 0}, {"eps": NAN}),
 }

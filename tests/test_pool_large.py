@@ -56,7 +56,9 @@ def test_lengths_and_their_gradients(scale):
     if scale >= 1:
         torch.testing.assert_close(norm, torch.linalg.vector_norm(x.double(), dim=-1), rtol=1e-6, atol=0)
         torch.testing.assert_close(slope, (x.double() / norm[..., None]).float())
-        torch.testing.assert_close(torch.mul(*with_inverse_rms(x, 1e-6)).double(), 8**0.5 * x.double() / norm[..., None], rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            torch.mul(*with_inverse_rms(x, 1e-6)).double(), 8**0.5 * x.double() / norm[..., None], rtol=1e-5, atol=0
+        )
     assert norm.isfinite().all()
     assert slope.isfinite().all()
 

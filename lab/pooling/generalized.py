@@ -58,15 +58,17 @@ def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Te
     return p * base(keep(x, mask).to(wide(x))).log()
 
 
-SMALL = 0.4  # below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
+SMALL = (
+    0.4  # below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
+)
 
 
 def log_power_mean(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
     """1/p ln mean_t base(x_t)^p for p > 0, in float32 or wider; base is positive.
 
     LSE_t(p u) - ln n with u = ln base(x) are two numbers that become equal as p falls, and 1/p times their rounding is
-    large. With m the mean of u the same is m + 1/p ln(1 + mean_t expm1(p (u_t - m))), where nothing cancels: that mean is
-    never negative, and 0 at p = 0.
+    large. With m the mean of u the same is m + 1/p ln(1 + mean_t expm1(p (u_t - m))), where nothing cancels: that mean
+    is never negative, and 0 at p = 0.
     """
     small = p < SMALL
     few, all_ = (bool(small.any()), bool(small.all())) if at_once(x) else (True, False)

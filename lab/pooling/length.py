@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.kernels.layout import Segments, all_finite, at_once, keep
+from lab.kernels.layout import Segments, all_finite, keep
 from lab.kernels.segment_torch import divisor
 
 
