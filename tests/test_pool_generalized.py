@@ -60,6 +60,16 @@ def test_each_group_and_each_coordinate_has_its_own_p():
     assert [GroupGeM(4, num_groups=g).p.numel() for g in (1, 2, None)] == [1, 2, 4]
 
 
+def test_a_permutation_inside_the_groups_permutes_the_result_and_one_across_them_does_not():
+    """GGeM: coordinates of a group share their p, whatever their order."""
+    x, mask = one_row()
+    pool = GroupGeM(4, num_groups=2).double()
+    with torch.no_grad():
+        pool.raw_p.copy_(torch.tensor([0.5, 4.0]))
+    for order, inside in (([1, 0, 2, 3], True), ([1, 0, 3, 2], True), ([0, 2, 1, 3], False), ([2, 3, 0, 1], False)):
+        assert torch.allclose(pool(x[..., order], mask), pool(x, mask)[:, order], rtol=1e-12) == inside
+
+
 def test_one_group_is_gem():
     x, mask = one_row()
     torch.testing.assert_close(GroupGeM(4, num_groups=1)(x, mask), GeM(4)(x, mask))
