@@ -115,15 +115,23 @@ BUILT = {
 LAYERED = {
     "pick": (pooling.LayerPick, {"layer": 3}, {"layer": 1.0}),
     "mean": (pooling.LayerMean, {"start": 3}),
-    "first_last": (pooling.FirstLastMean, {"first": -1}, {"first": 3}),
+    "first_last": (pooling.FirstLastMean, {"first": -1}, {"first": 3}, {"first": 1.0}),
     "softmax_mix": (pooling.SoftmaxMix, {"eps": NAN}, {"eps": 0.0}),
-    "weighted_mix": (pooling.WeightedLayerMix, {"start": 3}),
+    "weighted_mix": (pooling.WeightedLayerMix, {"start": 3}, {"start": 1.0}),
     "concat_project": (pooling.ConcatProject, {"out_dim": 0}, {"out_dim": -1}, {"out_dim": 1.5}),
     "router": (pooling.GatedLayerRouter, {"hidden_dim": 0}, {"eps": -1.0}),
-    "fusion": (pooling.AttentiveLayerFusion, {"heads": 3}, {"summaries": 0}, {"eps": NAN}),
-    "pair": (pooling.LayerPair, {"align": 3}, {"heads": 0}, {"eps": NAN}),
+    "fusion": (pooling.AttentiveLayerFusion, {"heads": 3}, {"heads": 2.0}, {"summaries": 0}, {"eps": NAN}),
+    "pair": (
+        pooling.LayerPair,
+        {"align": 3},
+        {"align": 1.0},
+        {"uniform": -4},
+        {"heads": 0},
+        {"heads": 2.0},
+        {"eps": NAN},
+    ),
     "multilayer": (pooling.MultiLayerPool, {"latents": 0}, {"heads": 0}, {"dim_head": 1.5}),
-    "residual": (pooling.MultiLayerResidualPool, {"baseline": "max"}, {"heads": 0}, {"eps": NAN}),
+    "residual": (pooling.MultiLayerResidualPool, {"baseline": "max"}, {"heads": 0}, {"dim_head": 0}, {"eps": NAN}),
 }
 MAPPED = {
     "soft": (pooling.SoftPool2d, {"kernel_size": 0}, {"kernel_size": 9}, {"kernel_size": 2.5}, {"kernel_size": "2"}),
@@ -236,6 +244,23 @@ CALLS = {
     "to_padded mask": lambda: functional.to_padded(FLAT, MASK),
     "to_ragged shape": lambda: functional.to_ragged(X, MASK[:, :4]),
     "to_ragged whole": lambda: functional.to_ragged(X, MASK.long()),
+    "expand list": lambda: functional.segment_expand([1.0], MASK),
+    "softmax list": lambda: functional.segment_softmax([1.0], MASK),
+    "softmax mask list": lambda: functional.segment_softmax(torch.ones(2, 5), MASK.tolist()),
+    "grid float mask": lambda: pooling.GridMean(2)(X[:, :4], MASK[:, :4].float()),
+    "grid mask length": lambda: pooling.GridMean(2)(X[:, :4], MASK),
+    "grid one mask": lambda: pooling.GridMean(2)(X[:, :4], MASK[:1, :4]),
+    "grid whole": lambda: pooling.GridMean(2)(X[:, :4].long(), MASK[:, :4]),
+    "grid axes": lambda: pooling.GridMean(2)(X[0, :4], MASK[:, :4]),
+    "grid ragged": lambda: pooling.GridMean(2)(FLAT, OFFSETS),
+    "grid list": lambda: pooling.GridMean(2)([1.0], MASK),
+    "boundary hidden": lambda: pooling.BoundaryPredictor(D, 0),
+    "boundary dim": lambda: pooling.BoundaryPredictor(0),
+    "boundary temperature": lambda: pooling.BoundaryPredictor(D, temperature=INF),
+    "boundary list": lambda: pooling.BoundaryPredictor(D)([1.0]),
+    "boundary whole": lambda: pooling.BoundaryPredictor(D)(X.long()),
+    "boundary width": lambda: pooling.BoundaryPredictor(D + 1)(X),
+    "mix of nothing": lambda: _weighing(pooling.WeightedLayerMix(D, L), [1.0, -1.0, 0.0])(H),
     "sets float": lambda: pooling.Aggregation(POOLS["mean"]())(FLAT, torch.zeros(7)),
     "sets bool": lambda: pooling.Aggregation(POOLS["mean"]())(FLAT, torch.zeros(7).bool()),
     "sets list": lambda: pooling.Aggregation(POOLS["mean"]())(FLAT, [0] * 7),
@@ -244,6 +269,11 @@ CALLS = {
     "sets ptr": lambda: pooling.Aggregation(POOLS["mean"]())(FLAT, None, torch.tensor([0, 5])),
     "sets array": lambda: pooling.Aggregation(POOLS["mean"]())([[1.0]]),
 }
+
+
+def _weighing(pool, weights):
+    pool.layer_weights.data = torch.tensor(weights)
+    return pool
 
 
 def of_arguments():

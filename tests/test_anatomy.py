@@ -215,7 +215,7 @@ def test_all_limits_hold(seed):
     found = limits(seed)
     assert [limit for limit in found if not limit.holds] == []
     assert {limit.family for limit in found} == {"token", "layer", "map"}
-    assert len({limit.setting + limit.family for limit in found}) == len(found) > 50
+    assert len({limit.setting + limit.family for limit in found}) == len(found) > 70
 
 
 def test_a_limit_that_does_not_hold_is_seen():

@@ -464,6 +464,31 @@ def test_bad_sets_are_refused(call, says):
         Aggregation(MeanPool(2))(torch.zeros(3, 2), **call)
 
 
-def test_lab_pooling_does_not_import_sentence_transformers():
-    program = "import sys, lab.pooling; sys.exit('sentence_transformers' in sys.modules)"
+@pytest.mark.parametrize("name", ["mean", "gem", "lse", "last", "pma"])
+def test_pools_are_aggregations_of_the_layers_of_pytorch_geometric(name):
+    """Node by node: what its neighbours send, in the order of the edges, as one row; nothing sent is zeros."""
+    geometric = pytest.importorskip("torch_geometric.nn", exc_type=ImportError)
+    from lab.pooling.geometric import GeometricAggregation
+
+    pool, x = POOLS[name](3), torch.rand(5, 3)
+    edges = torch.tensor([[0, 1, 2, 3, 0, 4, 1], [1, 0, 1, 0, 3, 1, 3]])  # from, to; 2 and 4 hear nothing
+    heard = [x[edges[0, edges[1] == node]] for node in range(5)]
+    pooled = torch.cat([pool(row[None], torch.ones(1, len(row), dtype=torch.bool)) for row in heard])
+    aggregation = GeometricAggregation(pool)
+    torch.testing.assert_close(geometric.SimpleConv(aggregation)(x, edges), pooled)
+    several = geometric.SimpleConv([aggregation, "mean"])(x, edges)
+    torch.testing.assert_close(several[:, :3], pooled)
+    layer = geometric.SAGEConv(3, 4, aggr=aggregation)
+    y = layer(x, edges)
+    torch.testing.assert_close(y, layer.lin_l(pooled) + layer.lin_r(x))
+    assert len(list(layer.parameters())) == 3 + len(list(pool.parameters()))
+    again = copy.deepcopy(layer)
+    again.reset_parameters()
+    again.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(again(x, edges), y)
+    torch.testing.assert_close(aggregation(x, torch.zeros(5).long(), max_num_elements=5), aggregation(x))
+
+
+def test_lab_pooling_imports_neither_sentence_transformers_nor_pytorch_geometric():
+    program = "import sys, lab.pooling; sys.exit(bool({'sentence_transformers', 'torch_geometric'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", program], check=True)

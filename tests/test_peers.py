@@ -97,6 +97,43 @@ def test_the_side_of_padding_asked_of_a_whole_batch_reads_other_tokens_for_the_l
     assert [torch.equal(a, b) for a, b in zip(theirs[:3], x[:3, -1], strict=True)] == [False, False, True]
 
 
+def test_a_mask_multiplied_in_place_weighs_by_places_of_places_the_second_time():
+    """GritLM's weighted mean: attention_mask *= attention_mask.cumsum(1), on the caller's own tensor."""
+    x, mask, _, _ = drawn()
+
+    def theirs(x, attention_mask):
+        attention_mask *= attention_mask.cumsum(1)
+        return (x * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
+
+    given, pool = mask.long(), POOLS["position_mean"](6)
+    kept = mask.clone()
+    first, again = theirs(x, given), theirs(x, given)
+    torch.testing.assert_close(pool(x, mask), first)
+    assert not torch.allclose(again, first)
+    assert torch.equal(pool(x, mask), pool(x, mask))
+    assert torch.equal(mask, kept)
+
+
+def test_a_slice_from_minus_the_length_is_the_whole_row_where_the_length_is_0():
+    """LLM2Vec's mean of what follows the instruction: features[i, -length:], and [-0:] is everything."""
+    x, mask, _, _ = drawn(empty=True)
+    mask = mask.flip(1)  # padded on the left, as over there
+    theirs = torch.stack([row[-length:].mean(0) for row, length in zip(x, mask.sum(1).tolist(), strict=True)])
+    ours = POOLS["mean"](6)(x, mask)
+    torch.testing.assert_close(ours[:3], theirs[:3])
+    torch.testing.assert_close(theirs[3], x[3].mean(0))  # of padding
+    assert not ours[3].any()
+
+
+def test_a_mean_whose_sum_is_kept_in_float16_is_infinite_and_ours_is_not():
+    """sentence-transformers' mean up to 6.1: the sum of 7 states of 20,000 is beyond float16, their mean is not."""
+    x, mask = torch.full((1, 7, 6), 2e4, dtype=torch.float16), torch.ones(1, 7, dtype=torch.bool)
+    theirs = (x * mask[..., None].to(x.dtype)).sum(1) / mask.sum(1, keepdim=True).to(x.dtype)
+    assert theirs.isinf().all()
+    for name in ("mean", "position_mean", "gem", "norm_weighted_mean", "softmax"):
+        assert torch.equal(POOLS[name](6)(x, mask), x[:, 0])
+
+
 # --- PyTorch Geometric ---
 
 

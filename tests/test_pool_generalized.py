@@ -60,6 +60,16 @@ def test_each_group_and_each_coordinate_has_its_own_p():
     assert [GroupGeM(4, num_groups=g).p.numel() for g in (1, 2, None)] == [1, 2, 4]
 
 
+def test_a_permutation_inside_the_groups_permutes_the_result_and_one_across_them_does_not():
+    """GGeM: coordinates of a group share their p, whatever their order."""
+    x, mask = one_row()
+    pool = GroupGeM(4, num_groups=2).double()
+    with torch.no_grad():
+        pool.raw_p.copy_(torch.tensor([0.5, 4.0]))
+    for order, inside in (([1, 0, 2, 3], True), ([1, 0, 3, 2], True), ([0, 2, 1, 3], False), ([2, 3, 0, 1], False)):
+        assert torch.allclose(pool(x[..., order], mask), pool(x, mask)[:, order], rtol=1e-12) == inside
+
+
 def test_one_group_is_gem():
     x, mask = one_row()
     torch.testing.assert_close(GroupGeM(4, num_groups=1)(x, mask), GeM(4)(x, mask))
@@ -194,3 +204,45 @@ def test_scales_without_a_value_are_refused(build):
 def test_groups_must_divide_the_width():
     with pytest.raises(ValueError, match="dim 4 and num_groups 3"):
         GroupGeM(4, num_groups=3)
+
+
+@pytest.mark.parametrize("way", ["kernel", "plain"])
+@pytest.mark.parametrize("p", [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.39, 0.41, 3.0])
+def test_gem_keeps_its_digits_at_every_p(p, way, request):
+    """(LSE - ln n) / p took two equal numbers from each other: 16 % off at p = 1e-6, in float32."""
+    if way == "plain":
+        request.getfixturevalue("plain_torch")
+    x = torch.rand(2, 1000, 4) * 3 + 1e-3
+    x[:, ::7] = -1.0  # below eps
+    mask = torch.ones(2, 1000, dtype=torch.bool)
+    mask[1, 700:] = False
+    pools = GeM(4, p=p), GroupGeM(4, num_groups=2, p=p)
+    with torch.no_grad():
+        pools[1].raw_p[1] = 0.6  # another group's p, on the other side of where the way changes for most
+    for pool in pools:
+        given = x.clone().requires_grad_()
+        y = pool(given, mask)
+        slope, slope_p = torch.autograd.grad(y.sum(), [given, pool.raw_p])
+        exact, raw = x.double().requires_grad_(), pool.raw_p.detach().double().requires_grad_()
+        power = torch.nn.functional.softplus(raw).repeat_interleave(4 // raw.numel())
+        want = torch.stack(
+            [row[real].clamp(min=EPS).pow(power).mean(0).pow(1 / power) for row, real in zip(exact, mask, strict=True)]
+        )
+        wanted, wanted_p = torch.autograd.grad(want.sum(), [exact, raw])
+        torch.testing.assert_close(y.double(), want, rtol=4e-6, atol=0)
+        torch.testing.assert_close(slope.double(), wanted, rtol=2e-5, atol=0)
+        # the mean of u and of u^2 are roundings of the largest |u| apart, over p
+        torch.testing.assert_close(slope_p.double(), wanted_p, rtol=1e-4 + 1e-7 / p, atol=0)
+
+
+def test_gem_at_a_small_p_of_the_widest_states_does_not_overflow():
+    """ln(max / min) of float32 is 102 above eps and 190 in all; exp ends at 88."""
+    x = torch.tensor([[[1e-6, 1e-44], [3e38, 3e38]]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    for p in (1e-3, 0.3, 0.399, 0.4, 0.5, 1.0):
+        pool = GeM(2, p=p, eps=1e-44)
+        want = ((x.double().pow(pool.p.double()).mean(1)).log() / pool.p.double()).exp()
+        torch.testing.assert_close(pool(x, mask).double(), want, rtol=1e-4, atol=0)
+    assert GeM(1, p=0.1)(torch.tensor([[[1.0], [torch.inf]]]), mask).isinf()
+    assert GeM(1, p=0.1)(torch.full((1, 2, 1), torch.nan), mask).isnan()
+    assert not GeM(1, p=0.1)(torch.full((1, 2, 1), torch.nan), ~mask).any()

@@ -127,3 +127,17 @@ def test_tokens_on_a_prototype_have_a_finite_gradient():
 def test_bad_scales_are_refused(wrong):
     with pytest.raises(ValueError, match="mu must be inside"):
         GSP(D, **wrong)
+
+
+def test_the_implicit_gradient_is_differentiated_again():
+    """The second derivative moves the slopes and t as well; a gradient that holds either is off by a tenth here."""
+    mask = torch.tensor([[True] * 4, [True, False, True, True]])
+    logits = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda logits: threshold(logits, mask, 0.4), logits)
+    pool = GSP(3, num_prototypes=2, mu=0.4, gamma=3.0).double()
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def value(x, prototypes):
+        return torch.func.functional_call(pool, {"prototypes": prototypes}, (x, mask))
+
+    assert torch.autograd.gradgradcheck(value, (x, pool.prototypes))

@@ -89,3 +89,17 @@ def test_a_key_that_no_token_is_near_stays_finite():
 def test_bad_sizes_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         built(**wrong)
+
+
+@torch.no_grad()
+def test_nan_in_a_real_token_is_nan_and_in_padding_is_not():
+    x, mask = drawn()
+    pool, clean = built(), x.masked_fill(~mask[..., None], torch.nan)
+    assert pool(clean, mask).isfinite().all()
+    sick = clean.clone()
+    sick[1, 1, 2] = torch.nan
+    y = pool(sick, mask)
+    assert torch.equal(y[0], pool(clean, mask)[0])
+    assert y[1].isnan().all()
+    ragged = pool(sick[mask], torch.tensor([0, 3, 7]))
+    torch.testing.assert_close(ragged, y, equal_nan=True)

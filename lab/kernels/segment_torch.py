@@ -142,9 +142,24 @@ def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
     length = counts(mask).clamp(min=1)[:, None]
     # around one of the tokens: an offset all share drops out, and equal tokens give exactly 0, not a rounding error
     near = keep(x - expand(_finite(top(x, mask)), mask, n), mask)
+    root, safe = _deviation(near, mask, n, length)
+    if not safe:  # a square would leave the type: of shares of the largest deviation, at most 1
+        scale = divisor(_finite(top(near.abs(), mask)))
+        root = _deviation(near / expand(scale, mask, n), mask, n, length)[0] * scale
+    return (root,)
+
+
+def _deviation(near: Tensor, mask: Segments, n: int, length: Tensor) -> tuple[Tensor, bool]:
+    """sqrt(1/n sum_t (x_t - mean)^2), and whether its squares are known to have neither over- nor underflowed."""
     centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
-    return (torch.where(variance == 0, 0, divisor(variance).sqrt()),)
+    root = torch.where(variance == 0, 0, divisor(variance).sqrt())
+    if not at_once(variance):
+        return root, False
+    if not variance.numel():
+        return root, True
+    low, high = (end.item() for end in variance.detach().aminmax())
+    return root, 1e-30 < low <= high < torch.inf  # NaN is not
 
 
 def pool(x: Tensor, mask: Segments, mode: str, scores: Tensor | None = None) -> Tensor:

@@ -8,11 +8,16 @@
 
 The contract of the token pools: rows without a real token give zeros and zero gradient, padding is never read (NaN in
 it does not leak), its side does not matter, padded and ragged give the same numbers, half inputs accumulate in float32
-and return their own dtype. `lab.pooling.interchange` exports pools to sentence-transformers and takes its own in.
+and return their own dtype. `lab.pooling.interchange` exports pools to sentence-transformers and takes its own in;
+`lab.pooling.geometric` makes them aggregations of PyTorch Geometric's layers. Not promised: torch.func.vmap, since a
+CPU looks at the values to choose the shorter way (batch the rows instead), and states beyond 2e19 where torch's
+LayerNorm or a product of projections squares them (hopfield, latent_attention, perceiver, attentive_fusion, history,
+multilayer): NaN in float32.
 
 Operators of another shape stand in no registry and have tests of their own: AdaUnpool2d, which undoes; SoftPool and
 eDSCW in 1d and 3d; ScaleGeM over an image's scales; GridMean over a map's cells; PfTokenLayer and InceptionMixer, which
-mix and keep the size.
+mix and keep the size; HistoGraphPool, of all layers of the nodes; class_centroids, one vector a class; merge_tokens and
+the clusterings, several vectors a text; BoundaryPredictor, which says where runs end.
 """
 
 from lab.pooling import functional

@@ -1,8 +1,9 @@
 """Token pools called the way PyTorch Geometric calls its aggregations: flat x, and an index or a ptr.
 
-PyTorch Geometric need not be installed. Its convention, read from its documentation: x [N, D] holds the items of all
-sets, index [N] says which set each belongs to, or ptr [S + 1] where each set begins and ends in x; y [S, D'] has one
-row for each set, and sets without items have one too. Where both are given, ptr is what counts.
+PyTorch Geometric need not be installed; its layers want a base class of its own, which geometric.py adds. Its
+convention, read from its documentation: x [N, D] holds the items of all sets, index [N] says which set each belongs to,
+or ptr [S + 1] where each set begins and ends in x; y [S, D'] has one row for each set, and sets without items have one
+too. Where both are given, ptr is what counts.
 """
 
 import torch
@@ -17,7 +18,8 @@ class Aggregation(nn.Module):
     there some aggregations ask for it): items are put side by side first, in their order within the set, which first,
     last and position-weighted pools read. Neither given, all items are one set. Sets without items get what the pool
     gives for an empty row, zeros. dim_size is the number of sets, where index cannot say how many come after its
-    largest; dim is there because PyTorch Geometric passes it, and must name the first of the two axes.
+    largest. dim and max_num_elements (of the largest set, a hint) are there because PyTorch Geometric passes them; dim
+    must name the first of the two axes, the hint is not needed.
     """
 
     def __init__(self, pool: nn.Module) -> None:
@@ -31,6 +33,7 @@ class Aggregation(nn.Module):
         ptr: Int[Tensor, " R"] | None = None,
         dim_size: int | None = None,
         dim: int = -2,
+        max_num_elements: int | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "S E"]:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor; got {type(x).__name__}")

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from lab.kernels.layout import keep
+from lab.pooling.arguments import check_counts, check_positive
 
 
 def downsample(
@@ -81,17 +82,23 @@ class BoundaryPredictor(nn.Module):
     x (B, T, D) -> ends (B, T) of 0 and 1 with the gradient of the relaxed draw (straight through), and p (B, T).
     The draw: sigmoid((logit_t + log u - log(1 - u)) / temperature), u uniform. MLP: D -> hidden -> 1 with a GELU.
     In evaluation p itself is cut at 1/2 and nothing is drawn. temperature 0.5 as in the authors' configuration.
-    `prior_loss` keeps the share of ends near a prior. ValueError: temperature not positive.
+    `prior_loss` keeps the share of ends near a prior.
+    ValueError or TypeError: temperature not positive, a size below 1, x not [B, T, D] of that width.
     """
 
     def __init__(self, dim: int, hidden: int | None = None, temperature: float | int = 0.5) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}")
-        self.dim, self.hidden, self.temperature = dim, hidden or dim, temperature
+        check_positive(temperature=temperature)
+        hidden = dim if hidden is None else hidden
+        check_counts(dim=dim, hidden=hidden)
+        self.dim, self.hidden, self.temperature = dim, hidden, temperature
         self.score = nn.Sequential(nn.Linear(dim, self.hidden), nn.GELU(), nn.Linear(self.hidden, 1))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x must be a tensor of a float type; got {getattr(x, 'dtype', type(x).__name__)}")
+        if x.ndim != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [batch, tokens, {self.dim}]; got {tuple(x.shape)}")
         logits = self.score(x)[..., 0]
         soft = logits.sigmoid()
         if self.training:

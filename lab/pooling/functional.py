@@ -84,6 +84,8 @@ def segment_expand(y: Shaped[Tensor, " S *K"], mask: Segments, tokens: int | Non
     offsets, where it is not given, waits for the device.
     """
     segments = _segments(mask, tokens)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor, one row for each of the {segments} segments; got {type(y).__name__}")
     if y.ndim < 1 or len(y) != segments:
         raise ValueError(f"y must have one row for each of the {segments} segments; got {tuple(y.shape)}")
     if is_padded(mask):
@@ -154,6 +156,8 @@ def _segments(mask: Segments, tokens: int | None) -> int:
 
 def _check_tokens(values: Shaped[Tensor, "..."], mask: Segments, name: str) -> None:
     """check for values [B, T], [B, T, K], [N] or [N, K]."""
+    if not isinstance(values, Tensor) or not isinstance(mask, Tensor):
+        raise TypeError(f"{name} and mask must be tensors; got {type(values).__name__} and {type(mask).__name__}")
     if values.ndim < 1 + is_padded(mask):
         raise ValueError(
             f"{name} must be [B, T] or [B, T, K] beside a mask, [N] or [N, K] beside offsets; got {tuple(values.shape)}"

@@ -6,17 +6,15 @@ All are computed through logarithms, so no power and no exponential overflows, i
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, at_once, finite, keep, total
+from lab.kernels.layout import Segments, Tokens, at_once, expand, finite, keep, total
 from lab.kernels.parts import by_parts
 from lab.kernels.segment_pool import by_kernel
 from lab.kernels.segment_torch import (
-    divisor,
     exponential_sum,
     logsumexp,
     softmax_mean,
@@ -24,6 +22,7 @@ from lab.kernels.segment_torch import (
 )
 from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.functional import check, counts, segment_expand, segment_pool
+from lab.pooling.length import length
 from lab.pooling.selection import blank
 
 
@@ -59,6 +58,43 @@ def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Te
     return p * base(keep(x, mask).to(wide(x))).log()
 
 
+SMALL = (
+    0.4  # below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
+)
+
+
+def log_power_mean(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
+    """1/p ln mean_t base(x_t)^p for p > 0, in float32 or wider; base is positive.
+
+    LSE_t(p u) - ln n with u = ln base(x) are two numbers that become equal as p falls, and 1/p times their rounding is
+    large. With m the mean of u the same is m + 1/p ln(1 + mean_t expm1(p (u_t - m))), where nothing cancels: that mean
+    is never negative, and 0 at p = 0.
+    """
+    small = p < SMALL
+    few, all_ = (bool(small.any()), bool(small.all())) if at_once(x) else (True, False)
+    n = counts(mask).clamp(min=1).to(p.dtype)[:, None]
+    if few:
+        low = p.clamp(max=SMALL)
+        middle, more = by_parts(partial(_powers_around_the_middle, base=base), (x,), mask, low)
+        around = middle + (more / n).log1p() / low
+        if all_:
+            return around
+    high = p.clamp(min=SMALL)
+    below = (log_sum(x, mask, high, base) - n.log()) / high
+    return torch.where(small, around, below) if few else below
+
+
+def _powers_around_the_middle(
+    x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """m, the mean of u = ln base(x), held where it is (at 0 where u is infinite); and sum_t expm1(p (u_t - m))."""
+    u = base(keep(x, mask).to(wide(x))).log()
+    middle = segment_pool(u.detach(), mask, "mean")
+    middle = middle.masked_fill(middle.isinf(), 0)
+    more = keep((p * (u - expand(middle, mask, x.shape[-2]))).expm1(), mask)
+    return middle, segment_pool(more, mask, "sum") if by_kernel(more) else total(more, mask)
+
+
 def log_counts(mask: Segments, dtype: torch.dtype) -> Tensor:
     """ln n as a column, 0 for rows without tokens."""
     return counts(mask).clamp(min=1).to(dtype).log()[:, None]
@@ -91,7 +127,7 @@ class GeM(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask, self.dim if self.raw_p.ndim else None)  # of one p for all it does not matter
         p = self.exponent(wide(x))
-        log_mean = (log_sum(x, mask, p, partial(torch.clamp, min=self.eps)) - log_counts(mask, wide(x))) / p
+        log_mean = log_power_mean(x, mask, p, partial(torch.clamp, min=self.eps))
         return blank(log_mean.exp(), mask).to(x.dtype)
 
 
@@ -254,23 +290,6 @@ class GNP(nn.Module):
         return blank((log_norm - q * log_counts(mask, wide(x))).exp(), mask).to(x.dtype)
 
 
-class _Norm(torch.autograd.Function):
-    """|x_t|, 0 at padding; its gradients of every order are 0 where it is 0, as torch's second is not."""
-
-    @staticmethod
-    def forward(x: Tensor, mask: Tensor) -> Tensor:
-        return keep(torch.linalg.vector_norm(x, dim=-1), mask)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        x, mask, norm = ctx.saved_tensors
-        return keep(x * torch.where(norm == 0, 0, dy / divisor(norm))[..., None], mask), None
-
-
 class NormWeightedMeanPool(nn.Module):
     """Mean of tokens weighted by a power of their norm, y = sum_t |x_t|^alpha x_t / sum_t |x_t|^alpha.
 
@@ -287,5 +306,5 @@ class NormWeightedMeanPool(nn.Module):
 
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S D"]:
         check(x, mask)
-        norm = _Norm.apply(x.to(wide(x)), mask)
-        return segment_pool(x, mask, "softmax", self.alpha * norm.clamp(min=self.eps).log())
+        log = length(x.to(wide(x)), mask).clamp(min=self.eps).log()
+        return segment_pool(x, mask, "softmax", (self.alpha * log).to(wide(x)))

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.kernels.layout import check, is_padded
+
 
 class GridMean(nn.Module):
     """Mean over the real places of each cell of a size x size grid, cells side by side: size = 1 is the mean.
@@ -16,11 +18,14 @@ class GridMean(nn.Module):
 
     def __init__(self, size: object) -> None:
         super().__init__()
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"size is the number of cells along a side, 1 or more; got {size!r}")
         self.size = size
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        check(x, mask)
+        if not is_padded(mask):
+            raise ValueError(f"a grid lies over padded x [batch, places, dim]; got ragged {tuple(x.shape)}")
         side = round(x.shape[1] ** 0.5)
         if side * side != x.shape[1] or not side:
             raise ValueError(f"a grid lies over a square map of places; got {x.shape[1]} of them, which make none")

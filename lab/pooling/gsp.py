@@ -1,17 +1,20 @@
 """Generalized sum pooling: an optimal-transport problem per bag whose solution is one threshold."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.kernels.layout import Segments, Tokens, keep
+from lab.kernels.layout import Segments, Tokens, all_finite, at_once, expand, keep
 from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, segment_expand, segment_pool, weighed
+from lab.pooling.length import length
 from lab.pooling.selection import side_by_side
 
 TINY = torch.finfo(torch.float64).tiny
+FAR = 2.0**12  # more than the square root of any width
 
 
 def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps: int = 40) -> Float[Tensor, " S"]:
@@ -19,37 +22,49 @@ def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps
 
     mean_j sigmoid(t + l_j) rises with t from below mu at logit(mu) - max l to above it at logit(mu) - min l. A Newton
     step that leaves the bracket is replaced by its middle. The gradient is the implicit function's,
-    dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph.
+    dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph, and
+    being a function of l and t is differentiated again as one.
     """
     # one scalar for each token: small enough to stand side by side, in float64, as a difference of sums is near mu
     wide, real = side_by_side(logits.double()[..., None], mask)
-    wide, n = wide[..., 0], counts(mask).clamp(min=1)[:, None]
+    return _Threshold.apply(wide[..., 0], real, mu, steps).to(logits.dtype)
 
-    def mean_and_slope(t: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of sigmoid(t + l) and its slope in t."""
-        s = torch.where(real, torch.sigmoid(t + wide), 0)
-        return s.sum(1, keepdim=True) / n, (s * (1 - s)).sum(1, keepdim=True) / n
 
-    with torch.no_grad():
+class _Threshold(torch.autograd.Function):
+    """threshold of padded logits in float64."""
+
+    @staticmethod
+    def forward(logits: Tensor, real: Tensor, mu: float, steps: int) -> Tensor:
+        n = counts(real).clamp(min=1)[:, None]
         wanted = math.log(mu) - math.log1p(-mu)
-        ends = [torch.where(real, wide, fill) for fill in (-torch.inf, torch.inf)]
-        if wide.shape[1]:
+        ends = [torch.where(real, logits, fill) for fill in (-torch.inf, torch.inf)]
+        if logits.shape[1]:
             low, high = wanted - ends[0].amax(1, keepdim=True), wanted - ends[1].amin(1, keepdim=True)
         else:
-            low = high = wide.new_zeros(len(wide), 1)
-        t = wanted - wide.sum(1, keepdim=True) / n
+            low = high = logits.new_zeros(len(logits), 1)
+        t = wanted - logits.sum(1, keepdim=True) / n
         for _ in range(steps):
-            mean, slope = mean_and_slope(t)
+            s = torch.where(real, torch.sigmoid(t + logits), 0)
+            mean, slope = s.sum(1, keepdim=True) / n, (s * (1 - s)).sum(1, keepdim=True) / n
             low, high = torch.where(mean < mu, t, low), torch.where(mean < mu, high, t)
             step = t - (mean - mu) / slope.clamp(min=TINY)
             before, t = t, torch.where((low <= step) & (step <= high), step, (low + high) / 2)
             # a GPU would wait for the answer, and a graph cannot ask
-            if t.device.type == "cpu" and not torch.compiler.is_compiling() and torch.equal(before, t):
+            if at_once(t) and torch.equal(before, t):
                 break
-        slope = mean_and_slope(t)[1]
-    mean = mean_and_slope(t)[0]
-    # a value of exactly 0 whose gradient is that of one Newton step; a slope of 0 means that no weight can move
-    return (t - (mean - mean.detach()) / slope.clamp(min=TINY))[:, 0].to(logits.dtype)
+        return t[:, 0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2], output)
+
+    @staticmethod
+    def backward(ctx: Any, dt: Tensor) -> tuple[Tensor | None, ...]:
+        logits, real, t = ctx.saved_tensors  # t is this function's own, so that its gradient is met again
+        s = torch.where(real, torch.sigmoid(t[:, None] + logits), 0)
+        slopes = s * (1 - s)
+        # a slope of 0 means that no weight can move
+        return slopes * (-dt[:, None] / slopes.sum(1, keepdim=True).clamp(min=TINY)), None, None, None
 
 
 class GSP(nn.Module):
@@ -80,9 +95,14 @@ class GSP(nn.Module):
     def closeness(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
         """-gamma c_ij of each token j to each prototype i."""
         omega = unit_ball(self.prototypes.to(x.dtype))
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        outside = length.clamp(min=1)  # N(x) = x / outside, divided after the product, which is narrower than x
-        squared = (length / outside).square() + omega.square().sum(-1) - 2 * (x @ omega.mT) / outside
+        size = length(x)[..., None]
+        outside = size.clamp(min=1)  # N(x) = x / outside, divided after the product, which is narrower than x
+        # smaller prototypes, by a power of two that rounds nothing, keep the products of the largest x finite; those
+        # of their gradient, |x|^2 times what comes back for each prototype, may not fit into float32
+        fits = at_once(x) and all_finite((FAR**2 * size.square()).float())
+        products, scale = x @ (omega / FAR).mT, 2 * FAR / outside
+        twice = products * scale.to(x.dtype) if fits else (products * scale).to(x.dtype)
+        squared = (size / outside).square().to(x.dtype) + omega.square().sum(-1) - twice
         return -self.gamma * squared.clamp(min=1e-12).sqrt()  # the root has no slope at 0
 
     def weights(self, x: Tokens, mask: Segments) -> Float[Tensor, "*tokens"]:
@@ -105,7 +125,8 @@ class GSP(nn.Module):
         check(x, mask, self.dim)
         real = keep(x, mask).to(torch.promote_types(x.dtype, torch.float32))
         weights = self._weights(self.closeness(real).logsumexp(-1), mask)
-        return (weighed(real, weights[..., None], mask)[:, 0] / counts(mask).clamp(min=1)[:, None]).to(x.dtype)
+        shares = weights / expand(counts(mask).clamp(min=1).to(weights.dtype), mask, x.shape[-2])
+        return weighed(real, shares[..., None], mask)[:, 0].to(x.dtype)
 
 
 def unit_ball(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:

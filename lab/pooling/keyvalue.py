@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lab.kernels.layout import Segments, Tokens, keep
 from lab.pooling.arguments import check_counts
-from lab.pooling.functional import check, counts, is_padded
+from lab.pooling.functional import check, counts, is_padded, segment_pool
 
 
 class DiscreteKeyValueBottleneck(nn.Module):
@@ -18,8 +18,8 @@ class DiscreteKeyValueBottleneck(nn.Module):
     (xavier-normal), keys K [num_codebooks, num_keys, dim_key] ~ N(0, 1) get no gradient, values V [num_codebooks,
     num_keys, dim_value] ~ N(0, 1) are the parameters: only fetched rows get a gradient, and x gets none. `forward`
     never moves the keys; `update_keys` does, towards the mean of the tokens they are nearest to, so call it while
-    setting up and then not. Traeuble et al., ICML 2023, section 3 (recalled; mechanics from a well-known third-party
-    code). https://arxiv.org/abs/2207.11240
+    setting up and then not. A row with NaN in a real token is NaN. Traeuble et al., ICML 2023, section 3
+    (recalled; mechanics from a well-known third-party code). https://arxiv.org/abs/2207.11240
     ValueError: a size below 1, decay outside [0, 1).
     """
 
@@ -74,11 +74,14 @@ class DiscreteKeyValueBottleneck(nn.Module):
     def forward(self, x: Tokens, mask: Segments) -> Float[Tensor, "S V"]:
         check(x, mask, self.dim)
         C, K, _ = self.values.shape
+        # no key is nearest to NaN, though argmin names one
+        lost = segment_pool(x.detach(), mask, "max").isnan().any(-1, keepdim=True)
         rows = self.codes(x, mask) + K * torch.arange(C, device=x.device)
         # a segment is one bag of codes: no value is written out for each token
         bag = partial(nn.functional.embedding_bag, rows.flatten(), self.values.flatten(0, 1), include_last_offset=True)
         if not is_padded(mask):
-            return bag(mask.long() * C, mode="mean").to(x.dtype)
+            return bag(mask.long() * C, mode="mean").masked_fill(lost, torch.nan).to(x.dtype)
         offsets = torch.arange(len(mask) + 1, device=x.device) * mask.shape[1] * C
         share = mask.to(self.values.dtype) / (C * counts(mask).clamp(min=1))[:, None]
-        return bag(offsets, mode="sum", per_sample_weights=share.flatten().repeat_interleave(C)).to(x.dtype)
+        y = bag(offsets, mode="sum", per_sample_weights=share.flatten().repeat_interleave(C))
+        return y.masked_fill(lost, torch.nan).to(x.dtype)

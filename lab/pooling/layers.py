@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.kernels.layout import all_finite, at_once
 from lab.pooling.arguments import check_counts, check_positive
 
 HALF = frozenset({torch.float16, torch.bfloat16})
@@ -87,6 +88,21 @@ def mean(h: Float[Tensor, "L *N D"]) -> Float[Tensor, "*N D"]:
     return h.mean(0, dtype=torch.float32).to(h.dtype) if h.dtype in HALF else h.mean(0)
 
 
+def with_inverse_rms(x: Float[Tensor, "*n D"], eps: float) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n 1"]]:
+    """x and 1 / sqrt(mean_d x_d^2 + eps), for their product: vectors that are too long may come shorter.
+
+    Beyond 1e15 the squares, or what multiplies them on the way back, leave float32; such vectors are divided by
+    their largest coordinate, which moves nothing but eps, far below a rounding there.
+    """
+    if at_once(x):
+        square = x.square().mean(-1, keepdim=True)
+        if all_finite(1e8 * square):
+            return x, torch.rsqrt(square + eps)
+    peak = x.detach().abs().amax(-1, keepdim=True)
+    x = x / torch.where(peak > 1e15, peak, 1)
+    return x, torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
 def layer_softmax(scores: Float[Tensor, " L *N"], mask: Bool[Tensor, " L"] | None) -> Float[Tensor, " L *N"]:
     """Softmax over the first axis in float32 or wider, with weight 0 for layers that may not be read."""
     if scores.dtype in HALF:
@@ -153,7 +169,8 @@ class FirstLastMean(nn.Module):
     def __init__(self, dim: int, num_layers: int, first: int = 0) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not 0 <= first < num_layers:
+        check_counts(0, first=first)
+        if first >= num_layers:
             raise ValueError(f"first must be one of 0 to {num_layers - 1}; got {first}")
         self.dim, self.num_layers, self.first = dim, num_layers, first
 
@@ -234,7 +251,8 @@ class DimensionMix(nn.Module):
 class WeightedLayerMix(nn.Module):
     """sentence-transformers' WeightedLayerPooling, y = sum_{l >= start} w_l h_l / sum_l w_l. h (L, ..., D) -> (..., D).
 
-    w is free, starts at 1 (the mean), and is not kept positive: where it sums to almost 0 the result explodes. That
+    w is free, starts at 1 (the mean), and is not kept positive: where it sums to almost 0 the result explodes, where it
+    sums to 0 there is none (a ValueError on a CPU, and Inf or NaN where looking would cost a wait). That
     is the definition; SoftmaxMix has no such point. start is 4 by default over there, 0 here (a model of six blocks
     has few layers to leave out). It mixes tokens there and pooled vectors here: for a pool that is linear in the
     tokens (mean, last, first, position-weighted ...) the order does not matter, for the maximum it does.
@@ -244,7 +262,8 @@ class WeightedLayerMix(nn.Module):
     def __init__(self, dim: int, num_layers: int, start: int = 0) -> None:
         super().__init__()
         built_for(dim, num_layers)
-        if not 0 <= start < num_layers:
+        check_counts(0, start=start)
+        if start >= num_layers:
             raise ValueError(f"start must be one of 0 to {num_layers - 1}; got {start}")
         self.dim, self.num_layers, self.start = dim, num_layers, start
         self.layer_weights = nn.Parameter(torch.ones(num_layers - start))
@@ -253,7 +272,10 @@ class WeightedLayerMix(nn.Module):
         check_layers(h, self.num_layers)
         some = h[self.start :] if self.start else h
         weights = cast(self.layer_weights, accumulator(h))
-        return mix(some, weights / weights.sum())
+        total = weights.sum()
+        if at_once(h) and not total.item():
+            raise ValueError(f"the layer weights sum to 0, so their mix has no value; got {weights.tolist()}")
+        return mix(some, weights / total)
 
 
 class ConcatProject(nn.Module):

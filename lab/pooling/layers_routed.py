@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.pooling.arguments import check_counts, check_positive
-from lab.pooling.layers import built_for, check_layers, hidden, layer_softmax
+from lab.pooling.layers import built_for, check_layers, hidden, layer_softmax, with_inverse_rms
 
 
 class GatedLayerRouter(nn.Module):
@@ -34,8 +34,8 @@ class GatedLayerRouter(nn.Module):
 
     def weights(self, h: Float[Tensor, "L *N D"], mask: Bool[Tensor, " L"] | None = None) -> Float[Tensor, " L *N"]:
         """What each text makes of each layer; sums to 1 over layers."""
-        x = hidden(h, mask).to(self.score.dtype)
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)  # after the maps, which are narrower than h
+        x, scale = with_inverse_rms(hidden(h, mask).to(self.score.dtype), self.eps)
+        # the scale comes after the maps, which are narrower than h
         scores = ((scale * self.see(x)).tanh() * (scale * self.gate(x)).sigmoid()) @ self.score
         return layer_softmax(scores + self.bias.view(-1, *[1] * (scores.ndim - 1)), mask)
 
@@ -62,10 +62,9 @@ class AttentiveLayerFusion(nn.Module):
         super().__init__()
         built_for(dim, num_layers)
         check_positive(eps=eps)
-        if summaries < 1 or heads < 1 or dim % heads:
-            raise ValueError(
-                f"summaries and heads must be at least 1 and heads divide dim {dim}; got {summaries}, {heads}"
-            )
+        check_counts(summaries=summaries, heads=heads)
+        if dim % heads:
+            raise ValueError(f"heads must divide dim {dim}; got {heads}")
         self.dim, self.num_layers, self.summaries, self.heads, self.eps = dim, num_layers, summaries, heads, eps
         self.gain = nn.Parameter(torch.ones(num_layers, summaries, dim))
         self.query = nn.Parameter(torch.randn(dim))
@@ -116,11 +115,13 @@ class LayerPair(nn.Module):
         super().__init__()
         built_for(dim, num_layers)
         align = num_layers // 2 if align is None else align  # which layers are best is the data's to say
-        if wrong := [layer for layer in (align, uniform) if not -num_layers <= layer < num_layers]:
+        check_counts(-num_layers, align=align, uniform=uniform)
+        if wrong := [layer for layer in (align, uniform) if layer >= num_layers]:
             raise ValueError(f"no layer {wrong}; there are 0 to {num_layers - 1}, and -1 for the last")
         check_positive(eps=eps)
-        if heads < 1 or dim % heads:
-            raise ValueError(f"heads must be at least 1 and divide dim {dim}; got {heads}")
+        check_counts(heads=heads)
+        if dim % heads:
+            raise ValueError(f"heads must divide dim {dim}; got {heads}")
         self.dim, self.num_layers, self.align, self.uniform = dim, num_layers, align, uniform
         self.heads, self.eps = heads, eps
         self.blocks = nn.ModuleList(_block(dim) for _ in range(2))
@@ -140,7 +141,7 @@ class LayerPair(nn.Module):
         return x.mean(-2).to(h.dtype)
 
     def _rms(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return torch.mul(*with_inverse_rms(x, self.eps))
 
 
 def _block(dim: int) -> nn.ModuleDict:

@@ -19,12 +19,16 @@ from lab.pooling import (  # fmt: skip
     gem,
     generalized,
     gsp,
+    historical,
     hopfield,
+    keyvalue,
     landmark,
+    latent,
     layers,
     layers_routed,
     lip,
     midam,
+    mixers,
     multilayer,
     poset,
     spans,
@@ -115,12 +119,31 @@ def _tokens(x: Tensor, mask: Tensor) -> Iterator[Limit]:
     yield row("Hopfield, static, beta = 0", "mean", hopfield.HopfieldPooling(D, static=True, beta=0.0), mean)
     yield row("gated attention, w = 0", "mean", _without(attention.GatedAttentionPool(D), "w.weight"), mean)
     yield row("AttSets, W = 0", "mean", _without(attention.AttSetsPool(D), "score.weight"), mean)
+    # alike are the keys of all tokens, so is their weight, and a mean of values is the value of the mean
+    blind = _without(attention.MultiHeadAttentionPool(D, 2), "key.weight").to(x.dtype)
+    yield row("multi-head attention, W_k = 0", "W_o (W_v mean + b)", blind, blind.out(blind.value(mean)))
+    still = _without(midam.MIDAMAttentionPool(D), "attention.w.weight")
+    yield row("MIDAM attention, w = 0", "mean", still, mean)
+    unmoved = _without(latent.LatentAttentionPool(D, num_latents=3), "out.weight", "ff.1.weight", "ff.1.bias")
+    yield row("latent attention, W_o = 0, FF = 0", "mean", unmoved, mean)
+    silent = _without(latent.PerceiverPool(D, num_latents=3), *SILENT).to(x.dtype)
+    yield row(
+        "perceiver, W_o = 0, FF = 0", "mean of the latents", silent, silent.reader.latents.mean(0).expand_as(mean)
+    )
+    last = torch.zeros_like(mask).scatter(1, (mask * torch.arange(1, 10)).argmax(1, keepdim=True), True)
+    one = functional.segment_pool(x, last, "sum")
+    yield _limit("token", "position mean, one token", "itself", token.PositionMeanPool(D)(x, last), one)
+    value = keyvalue.DiscreteKeyValueBottleneck(D, num_keys=1).to(x.dtype)
+    yield row("key-value, one key", "mean value", value, value.values[:, 0].mean(0).expand_as(mean))
     received = weighted.ReceivedAttentionPool(D)(x, mask, torch.full(mask.shape, 0.3, dtype=x.dtype))
     yield _limit("token", "received attention, all equal", "mean", received, mean)
     order = torch.randperm(x.shape[1])
     for name, pool in {"PMA": attention.PMA(D), "GSP": gsp.GSP(D), "Hopfield": hopfield.HopfieldPooling(D)}.items():
         turned = pool.to(x.dtype)(x[:, order], mask[:, order])
         yield row(f"{name}, tokens permuted", "itself", pool, turned)
+
+
+SILENT = ("reader.to_out.weight", "reader.ff.1.weight", "reader.ff.1.bias")
 
 
 def _without(pool: torch.nn.Module, *names: str) -> torch.nn.Module:
@@ -147,6 +170,15 @@ def _layers(h: Tensor) -> Iterator[Limit]:
     yield row("softmax mix, at the start", "mean", layers.SoftmaxMix(*sizes), h, mean)
     yield row("router, at the start", "mean", layers_routed.GatedLayerRouter(*sizes), h, mean)
     yield row("pair, at the start", "mean of the two", layers_routed.LayerPair(*sizes), h, (h[2] + h[4]) / 2)
+    yield row("history, equal layers", "that layer", historical.HistoryAttention(*sizes), equal, h[0])
+    blocks = layers.ConcatProject(*sizes)
+    with torch.no_grad():
+        blocks.project.weight.zero_()[:, -sizes[0] :].fill_diagonal_(1)
+    yield row("concat and project, A = [0 ... 0 I]", "last layer", blocks, h, h[-1])
+    fused = _without(layers_routed.AttentiveLayerFusion(*sizes), "query").to(h.dtype)
+    normed = torch.nn.functional.layer_norm(h, h.shape[-1:], eps=1e-6).mean(0)
+    want = fused.to_out(fused.to_kv(normed).chunk(2, -1)[1])
+    yield row("attentive fusion, q = 0", "W_o W_v mean of LN(h)", fused, h[:, None].expand(-1, 2, -1, -1), want)
     small = {"latents": 3, "heads": 2, "dim_head": 4}
     last, start = (multilayer.MultiLayerResidualPool(*sizes, baseline=b, **small) for b in ("last", "mean"))
     yield row("multilayer repaired, at the start", "last layer", last, h, h[-1])
@@ -181,4 +213,11 @@ def _maps(m: Tensor) -> Iterator[Limit]:
     yield row("poset, antichain", "sum of relu(x)", poset.PosetPool2d("antichain"), m, 4 * F.avg_pool2d(m.relu(), 2))
     yield row("mixer, constant map", "0", spatial.PoolMixer2d(3), flat, 0 * flat)
     yield row("pyramid, one bin", "global max", spatial.SpatialPyramidPool2d((1,)), m, m.amax((2, 3)))
+    yield row("S3, constant map", "the constant", stochastic.S3Pool2d(2, 4), flat, level)
+    tree = spatial_learned.TreePool2d(2)
+    with torch.no_grad():
+        tree.leaves.fill_(0.25)
+    yield row("tree, equal leaves", "that leaf: the mean", tree, m, mean)
+    pointwise = mixers.PfLayer(3, 2, kernel_size=1).to(m.dtype).eval()
+    yield row("PF layer, kernel_size = 1", "its two convolutions", pointwise, m, pointwise.expand(pointwise.reduce(m)))
     yield row("stochastic, constant map", "the constant", stochastic.StochasticPool2d(2), flat, level)

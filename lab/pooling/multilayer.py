@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lab.pooling.arguments import check_counts, check_positive
 from lab.pooling.latent import LatentReader
-from lab.pooling.layers import built_for, check_layers, hidden, mean, mix
+from lab.pooling.layers import built_for, check_layers, hidden, mean, mix, with_inverse_rms
 
 
 def _layers_last(h: Tensor) -> Tensor:
@@ -89,9 +89,10 @@ class MultiLayerResidualPool(nn.Module):
         if baseline not in ("last", "mean"):
             raise ValueError(f"baseline must be 'last' (the last layer) or 'mean' (of the layers); got {baseline!r}")
         check_counts(heads=heads)
+        dim_head = max(1, dim // heads) if dim_head is None else dim_head
         check_positive(eps=eps)
         self.dim, self.num_layers, self.baseline, self.eps = dim, num_layers, baseline, eps
-        self.latents, self.heads, self.dim_head = latents, heads, dim_head or max(1, dim // heads)
+        self.latents, self.heads, self.dim_head = latents, heads, dim_head
         self.gain = nn.Parameter(torch.ones(num_layers, dim))
         self.layer_embedding = nn.Parameter(0.02 * torch.randn(num_layers, dim))
         self.reader = LatentReader(dim, latents, heads, self.dim_head)
@@ -104,7 +105,7 @@ class MultiLayerResidualPool(nn.Module):
         whole = self.baseline == "mean" and mask is None
         base = mean(read) if whole else mix(read, self._baseline_weights(mask, h.device))
         x = _layers_last(read.to(self.gain.dtype))
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.gain + self.layer_embedding
+        x = torch.mul(*with_inverse_rms(x, self.eps)) * self.gain + self.layer_embedding
         more = self.out(self.reader(x, None if mask is None else mask.expand(x.shape[:2]))).reshape(h.shape[1:])
         empty = (read == 0).all(-1).all(0)
         return (base + more.masked_fill(empty[..., None], 0)).to(h.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lab.kernels.layout import Segments, Tokens, at_once, expand, keep
 from lab.pooling.arguments import check_counts
 from lab.pooling.functional import check, counts, positions, segment_expand, segment_pool, weighed
+from lab.pooling.length import length
 from lab.pooling.selection import check_choice, narrow
 
 
@@ -32,7 +33,7 @@ class SinkExcludingMeanPool(nn.Module):
         found = positions(mask, x.shape[-2]) <= self.num_sinks
         if self.max_norm_ratio is not None:
             real = keep(x.detach(), mask).to(torch.promote_types(x.dtype, torch.float32))
-            log_norm = torch.linalg.vector_norm(real, dim=-1, keepdim=True).clamp(min=1e-6).log()
+            log_norm = length(real)[..., None].clamp(min=1e-6).log()
             usual = segment_expand(segment_pool(log_norm, mask, "mean"), mask, x.shape[-2])
             found = found | ((log_norm - usual)[..., 0].exp() > self.max_norm_ratio)
         return found
