@@ -29,8 +29,11 @@ class Loss(nn.Module):
 
     The parts are apart so that lab.training.losses.cached can embed in small pieces, and the losses of several layers
     and widths can call `of` for each of them. A child defines `of`. In-batch negatives are those of one process.
-    Columns of about one length are embedded as one batch (`as_one`).
+    Columns of about one length are embedded as one batch (`as_one`). of_labels: whether it is of one column of texts
+    and their labels, where the others are of pairs.
     """
+
+    of_labels = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
