@@ -34,9 +34,13 @@ PAIRS = pd.DataFrame(
 SHORT = {"steps": 5, "batch": 4, "rate": 1e-2, "every": 2, "progress": False}
 
 
+def decoder():
+    return embedder(lab.models.tiny("llama", layers=2, dim=16, heads=2, window=16), "mean, causal", device="cpu")
+
+
 @pytest.fixture
 def llama():
-    return embedder(lab.models.tiny("llama", layers=2, dim=16, heads=2, window=16), "mean, causal", device="cpu")
+    return decoder()
 
 
 def bert(seed=0):
@@ -162,6 +166,31 @@ def test_all_pairs_come_before_any_comes_again(no_duplicates):
     assert draws[:5] != draws[5:10]
     assert draws == list(Draws(data, 4, 11, seed=1, no_duplicates=no_duplicates))
     assert draws != list(Draws(data, 4, 11, seed=2, no_duplicates=no_duplicates))
+
+
+def test_a_round_has_no_row_twice_and_says_nothing(monkeypatch):
+    """Five batches of 8 of 40 rows cannot all be filled, each positive being there twice: a round is shorter then."""
+    monkeypatch.setattr("sentence_transformers.base.sampler.logger.warning_once", None)  # it would be called
+    twice = pd.concat([PAIRS, PAIRS.assign(query=PAIRS["query"] + " ?")], ignore_index=True)
+    draws, seen = Draws(Dataset.from_pandas(twice), 8, 25, seed=0, no_duplicates=True), set()
+    for number in range(3):
+        rows = list(draws._round(number))
+        assert all(len({row % 20 for row in batch}) == 8 for batch in rows)
+        assert len({*itertools.chain(*rows)}) == 8 * len(rows)
+        seen.update(*rows)
+    assert seen == set(range(40))
+    assert list(draws)[: len(rows)] == list(draws._round(0))[: len(rows)]
+    assert len(list(draws)) == 25
+
+
+def test_held_out_pairs_that_repeat_a_text_are_looked_at_once(llama):
+    options = {"steps": 1, "batch": 4, "every": 1, "no_duplicates": True, "progress": False}
+    start = weights(llama)
+    twice = pd.concat([PAIRS[:3], PAIRS[1:5].assign(positive=["another", *PAIRS["positive"][2:5]])])
+    once = contrastive(PAIRS, llama, held_out=pd.concat([PAIRS[:3], PAIRS[3:5]]), **options)
+    llama.load_state_dict(start)
+    again = contrastive(PAIRS, llama, held_out=twice, **options)
+    np.testing.assert_array_equal(again.curve.held_out, once.curve.held_out)
 
 
 def test_equal_texts_are_kept_apart():
@@ -320,6 +349,47 @@ def test_who_looks_may_end_it(llama, tmp_path):
 
 
 @pytest.mark.parametrize(("gradient", "said"), [(False, "the loss is nan"), (True, "the gradient's norm is nan")])
+def ends_at(last):
+    return lambda step, _: step >= last
+
+
+def test_what_was_left_by_who_looks_goes_on_with_the_model_as_it_was_left(tmp_path):
+    """To the bits of an uninterrupted run, dropout and the loss's own parameter included; asked again, it may not."""
+    whole = contrastive(PAIRS, bert(), loss=Scaled, **LONG)
+    model, seen = bert(), []
+    cut = contrastive(PAIRS, model, loss=Scaled, folder=tmp_path, see=ends_at(8), **LONG)
+    assert (cut.ended, cut.steps) == ("asked", 8)
+    left = weights(model)
+    for see in (None, ends_at(8)):  # nobody to ask, and one who says so again
+        again = contrastive(PAIRS, model, loss=Scaled, folder=tmp_path, see=see, **LONG)
+        assert (again.ended, again.steps) == ("asked", 8)
+        assert same(weights(model), left)
+    on = contrastive(PAIRS, model, loss=Scaled, folder=tmp_path, see=lambda step, row: seen.append((step, row)), **LONG)
+    assert [step for step, _ in seen] == [8, 12, 14]
+    assert seen[0][1] == {name: pytest.approx(cut.curve[name].values[-1]) for name in seen[0][1] if name != "step"} | {
+        "step": 8
+    }
+    assert (on.ended, on.steps) == ("all steps", 14)
+    assert same(weights(model), weights(whole.model))
+    for name in ("loss", "held_out", "grad_norm", "rate"):
+        np.testing.assert_array_equal(on.curve[name], whole.curve[name])
+    with pytest.raises(ValueError, match=r"holds another run.*'model'"):  # done, it is that of the initial model alone
+        contrastive(PAIRS, model, loss=Scaled, folder=tmp_path, see=ends_at(99), **LONG)
+
+
+def test_a_held_out_loss_that_is_no_number_names_its_batch(llama, tmp_path):
+    class Bad(Scaled):
+        def forward(self, sentence_features, labels):
+            loss = super().forward(sentence_features, labels)
+            self.seen = getattr(self, "seen", 0) + (not self.training)
+            return loss * torch.nan if self.seen == 5 else loss  # 3 batches a look: the second of the second look
+
+    with pytest.raises(FloatingPointError, match=r"the held-out loss is nan at step 2; the batch: rows \[4, 5, 6, 7\]"):
+        contrastive(PAIRS, llama, loss=Bad, held_out=PAIRS[:12], folder=tmp_path, **SHORT)
+    saved = [json.loads(line) for line in (tmp_path / "held-out-batch-2.jsonl").read_text().splitlines()]
+    assert [row["query"] for row in saved] == PAIRS["query"][4:8].tolist()
+
+
 def test_a_loss_that_is_no_number_stops_and_names_its_batch(llama, tmp_path, gradient, said):
     loss = partial(Scaled, breaks=3, gradient=gradient)
     rows = list(Draws(Dataset.from_pandas(PAIRS), 4, 5, seed=0))[2]
@@ -332,6 +402,88 @@ def test_a_loss_that_is_no_number_stops_and_names_its_batch(llama, tmp_path, gra
     assert all(torch.isfinite(value).all() for value in llama.parameters())
     with pytest.raises(FloatingPointError, match="not saved: no folder"):
         contrastive(PAIRS, llama, loss=loss, **SHORT)
+
+
+# texts with labels
+
+TOPICS = {
+    "flower": "rose tulip lily daisy poppy iris",
+    "tool": "saw axe drill file rasp chisel",
+    "fish": "cod eel bream",
+}
+LABELLED = pd.DataFrame(
+    [(f"the {word} is one", i) for i, words in enumerate(TOPICS.values()) for word in words.split()],
+    columns=["text", "label"],
+)
+OF_LABELS = {
+    "normalized_softmax": partial(LOSSES["normalized_softmax"], classes=3),
+    "centroid_triplet": "centroid_triplet",
+}
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_a_loss_of_texts_with_labels_is_trained_and_goes_on_to_the_same_bits(name, tmp_path):
+    how = {"loss": OF_LABELS[name], "steps": 40, "batch": 8, "rate": 3e-3, "every": 10, "held_out": LABELLED}
+    run = partial(contrastive, LABELLED, **how, progress=False)
+    whole = run(decoder())
+    first, *_, last = whole.curve.held_out.values
+    assert last < 0.5 * first
+    assert whole.curve.loss.values[-1] < whole.curve.loss.values[1]
+    model = decoder()
+    run(model, folder=tmp_path, see=ends_at(20))
+    on = run(model, folder=tmp_path, see=ends_at(99))
+    assert same(weights(on.model), weights(whole.model))
+    np.testing.assert_array_equal(on.curve.held_out, whole.curve.held_out)
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_batch_holds_two_texts_or_more_of_each_of_two_labels(batch):
+    draws = Draws(Dataset.from_pandas(LABELLED), batch, 30, seed=0)
+    seen = set()
+    for rows in draws:
+        counts = LABELLED["label"].iloc[rows].value_counts()
+        assert (counts >= 2).all()
+        assert len(counts) >= 2
+        assert len(set(rows)) == batch
+        seen.update(rows)
+    assert seen == set(range(len(LABELLED)))
+    assert list(draws) == list(draws)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "options", "said"),
+    [
+        (
+            PAIRS,
+            {"loss": "centroid_triplet"},
+            r"CentroidTriplet is trained on texts with labels.*\['query', 'positive'\]",
+        ),
+        (PAIRS, {"loss": OF_LABELS["normalized_softmax"]}, "NormalizedSoftmax is trained on texts with labels"),
+        (LABELLED, {"loss": "in_batch_or_own"}, r"InfoNCE is trained on pairs.*got the columns \['text', 'label'\]"),
+        (
+            LABELLED,
+            {"loss": "normalized_softmax"},
+            "classes must be at least 2, one more than the highest label; got None",
+        ),
+        (LABELLED.assign(label="rose"), {}, "labels must be whole numbers from 0 on; got str.*pd.factorize"),
+        (LABELLED.assign(label=LABELLED["label"] - 1), {}, "labels must be whole numbers from 0 on"),
+        (LABELLED.assign(label=0), {}, "15 pairs of 1 labels fill 0 places"),
+        (LABELLED[:7], {"batch": 6}, "fill 0 places of a batch of 6"),
+        (LABELLED, {"batch": 5}, "even, 4 or more; got 5"),
+        (LABELLED, {"batch": 2}, "even, 4 or more; got 2"),
+        (LABELLED, {"no_duplicates": True}, "leave it out"),
+        (LABELLED, {"held_out": LABELLED[:3]}, "held-out texts of 1 labels fill 0 places"),
+        (LABELLED.assign(text="  "), {}, "the column 'text' of the pairs holds no text"),
+        (LABELLED.assign(text=LABELLED["text"] + " word" * 99), {}, "15 of 15 pairs.*window of 16 tokens"),
+    ],
+)
+def test_labels_that_cannot_be_trained_on_are_refused_before_training(
+    llama, monkeypatch, tmp_path, pairs, options, said
+):
+    monkeypatch.setattr(Stepper, "train", None)
+    with pytest.raises(ValueError, match=said):
+        contrastive(pairs, llama, folder=tmp_path, **SHORT | {"loss": "centroid_triplet"} | options)
+    assert not (tmp_path / "run.json").exists()
 
 
 # manners
@@ -380,6 +532,11 @@ def changed(row, column, value):
     return PAIRS.assign(**{column: [value if i == row else text for i, text in enumerate(PAIRS[column])]})
 
 
+OWN = PAIRS.assign(
+    negative_0="a thing", negative_1=["a thing" if i != 2 else text for i, text in enumerate(PAIRS["positive"])]
+)
+
+
 @pytest.mark.parametrize(
     ("pairs", "options", "said"),
     [
@@ -391,6 +548,23 @@ def changed(row, column, value):
         (changed(3, "query", PAIRS["query"][1]), {}, r"repeat an earlier query, rows 3.*no_duplicates=True"),
         (changed(3, "positive", "alpha " * 99), {}, r"1 of 20 pairs.*window of 16 tokens, rows 3.*truncate=True"),
         (PAIRS[:1], {}, "must be 4 or more, to fill one batch; got 1"),
+        (
+            PAIRS.astype(object).replace(PAIRS["query"][3], "\ud800x"),
+            {},
+            r"1 of 20 pairs have half a character.* in 'query', rows 3",
+        ),
+        (PAIRS.assign(negative_score=0.5), {}, "the column 'negative_score' of the pairs holds no text at all"),
+        (pd.concat([PAIRS, PAIRS[["query"]]], axis=1), {}, r"columns \['query'\] of the pairs stand more than once"),
+        (OWN, {}, r"1 of 20 pairs have their own positive as 'negative_1', rows 2: nothing tells"),
+        (OWN, {"no_duplicates": True}, r"their own positive as 'negative_1', rows 2"),
+        (PAIRS, {"held_out": PAIRS[:1]}, "held-out pairs must be 2 or more.*; got 1"),
+        (PAIRS, {"held_out": changed(3, "positive", PAIRS["positive"][1])}, "1 of 20 held-out pairs repeat an earlier"),
+        (
+            PAIRS,
+            {"held_out": PAIRS[:4].assign(positive="same"), "no_duplicates": True},
+            "2 or more that repeat no.*got 1",
+        ),
+        (PAIRS, {"autocast": torch.float16}, "float16 needs a GPU.*take torch.bfloat16"),
         (PAIRS, {"batch": 1}, "batch must be 2 or more"),
         (PAIRS, {"batch": 21}, "must be 21 or more"),
         (PAIRS, {"steps": 0}, "at least one step"),
@@ -414,6 +588,9 @@ def test_what_is_no_table_and_no_loss_is_a_type_error(llama):
         contrastive([("a", "b")], llama, **SHORT)
     with pytest.raises(TypeError, match="a name or a callable"):
         contrastive(PAIRS, llama, loss=Scaled(llama), **SHORT)
+    for name, value in (("batch", 2.5), ("steps", 4.0), ("every", True), ("patience", "2")):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number; got {value!r}"):
+            contrastive(PAIRS, llama, **SHORT | {"held_out": PAIRS[:4], name: value})
 
 
 def test_what_was_asked_for_is_let_through(llama):

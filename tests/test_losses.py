@@ -344,7 +344,11 @@ def test_unlabelled_weight_and_its_limits():
     torch.testing.assert_close(unlabelled_weight(r, s), (1 - r) / (1 - r * s))
     torch.testing.assert_close(unlabelled_weight(r, torch.ones_like(s)), torch.ones_like(r))
     torch.testing.assert_close(unlabelled_weight(r, torch.zeros_like(s)), 1 - r)
-    assert unlabelled_weight(torch.ones(1, 1), torch.ones(1, 1)).item() == 0
+    certain = unlabelled_weight(torch.ones(1, 3), torch.tensor([[0.0, 0.5, 1.0]]))
+    assert certain.tolist() == [[0, 0, 1]]  # 1 - r, (1 - r) / (1 - r s), and 1: the limit along s = 1
+    near = torch.tensor([[0.9]], dtype=torch.float64)
+    for s in (0.0, 0.3, 0.99, 0.9999):
+        assert unlabelled_weight(near, torch.full_like(near, s)).item() == pytest.approx(0.1 / (1 - 0.9 * s), rel=1e-12)
 
 
 def test_selection_finds_the_curve_that_labels_were_drawn_by():
@@ -365,6 +369,20 @@ def test_without_a_sign_of_unlabelled_positives_all_was_selected():
     found = selection(z, torch.randn(64, 9, dtype=torch.float64), torch.zeros(64, 9, dtype=torch.float64))
     assert (found > 0.9).float().mean() > 0.9
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_curve_of_selection_never_falls(seed):
+    """Every question has a document that looks relevant and that the selector puts above the labelled one."""
+    g = torch.Generator().manual_seed(seed)
+    positive = torch.rand(24, generator=g) * 0.2 + 0.6
+    negative = torch.rand(24, 23, generator=g) * 0.4
+    relevance = torch.full_like(negative, 1e-3)
+    negative[:, 0], relevance[:, 0] = 0.9, 0.9
+    s = selection(positive, negative, relevance)
+    order = negative.flatten().argsort()
+    assert (s.flatten()[order].diff() >= -1e-6).all()
+    assert (s[:, 0] >= s[:, 1:].max() - 1e-6).all()
 
 
 def test_selection_stands_equal_scores():

@@ -327,6 +327,38 @@ def test_coupled_counts_what_the_selector_would_not_have_shown_less(bert, folder
     assert grads
 
 
+def test_coupled_keeps_what_the_selector_would_have_shown_also_above_the_positive():
+    """Nearer than the positive, a negative weighs by the selector's cosine, and is pushed away where it was shown."""
+    B, D = 16, 40
+    g = torch.Generator().manual_seed(0)
+    query, positive, negative = (torch.randn(B, D, generator=g, dtype=torch.float64) for _ in range(3))
+    positive = query + positive
+    negative = query + 0.3 * negative  # nearer than the positive, in every row
+    loss = LOSSES["coupled"](torch.nn.Identity(), selector=torch.nn.Identity(), in_batch=False)
+    near = torch.nn.functional.cosine_similarity(query, negative)
+    assert (near > torch.nn.functional.cosine_similarity(query, positive)).all()
+    shown = torch.nn.functional.normalize(torch.randn(B, D, generator=g, dtype=torch.float64), dim=1)
+    aside = torch.nn.functional.normalize(torch.randn(B, D, generator=g, dtype=torch.float64), dim=1)
+    # of row 0 the selector puts the negative above every positive, of the others far below
+    by_selector = [shown, shown + 0.7 * aside, torch.where(torch.arange(B)[:, None] == 0, shown, -shown)]
+    found = {}
+    for name, columns in {"shown": by_selector, "hidden": [shown, shown + 0.7 * aside, -shown]}.items():
+        leaf = negative.clone().requires_grad_()
+        loss.of(Batch([query, positive, leaf], aside={"shown": columns})).backward()
+        weight = loss.weights(*contrast.similarities([query, positive, negative], in_batch=False), columns)[:, 0]
+        found[name] = weight, leaf.grad.norm(dim=1)
+    assert found["shown"][0][0] > 0.8
+    assert (found["shown"][0][1:] < 0.2).all()
+    assert (found["hidden"][0] < 0.2).all()
+    for weight, gradient in found.values():
+        assert (weight >= 0.1 - 1e-6).all()  # 1 - trust
+        assert (gradient > 0).all()
+    assert found["shown"][1][0] > found["hidden"][1][0]
+    for wrong in (0.0, 1.0):
+        with pytest.raises(ValueError, match="trust must lie between 0 and 1"):
+            LOSSES["coupled"](torch.nn.Identity(), selector=torch.nn.Identity(), trust=wrong)
+
+
 def test_a_guide_that_masks_nothing_is_plain_infonce_and_one_that_sees_a_copy_masks_it(bert, folders):
     given = [QUERIES, ANSWERS[:6] + ANSWERS[:1]]  # the last answer is the first one's copy
     options = {"guide": fresh(folders), "contrast_anchors": False, "contrast_positives": False}

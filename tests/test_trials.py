@@ -1,7 +1,10 @@
 """lab.training.trials and layer_weights, lab.stats.contrasts: every run kept, what is read of layers, what is said."""
 
 import json
+import shutil
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -87,6 +90,40 @@ def test_another_recipe_is_another_run(place, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         trials(place, one, [0], PAIRS[::-1], scored, folder=tmp_path, workers=1, **SHORT)
     assert len(set(asked)) == len(others) + 1
+
+
+def test_another_base_is_another_run_wherever_it_lies(llama, place, tmp_path, monkeypatch):
+    """By content: two folders of one name are told apart, one retrained in place is, and a copy is not."""
+    one, kept = {"1 last, causal": SOME["1 last, causal"]}, tmp_path / "kept"
+    first, second = tmp_path / "a" / "base", tmp_path / "b" / "base"
+    for folder, seed in ((first, 0), (second, 1)):
+        other = lab.models.tiny("llama", layers=2, dim=16, heads=2, window=16, seed=seed)
+        other.model.save_pretrained(folder)
+        llama.tokenizer.save_pretrained(folder)
+    run = partial(trials, designs=one, seeds=[0], pairs=PAIRS, evaluate=scored, folder=kept, workers=1, **SHORT)
+    found = [run(first), run(second)]
+    assert not np.allclose(found[0].score, found[1].score, equal_nan=True)
+    assert len([*kept.iterdir()]) == 2
+    monkeypatch.setattr(sys.modules["lab.training.trials"], "_run", None)
+    assert run(shutil.copytree(second, tmp_path / "elsewhere")).identical(found[1])
+    shutil.copy(second / "model.safetensors", first / "model.safetensors")
+    assert run(first).identical(found[1])
+    config = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    with pytest.raises(TypeError, match="not callable"):  # it would be run
+        run(first)
+
+
+def test_a_hub_id_is_its_name_and_commit(monkeypatch):
+    room, asked = sys.modules["lab.training.trials"], []
+
+    def config(name):
+        asked.append(name)
+        return SimpleNamespace(_commit_hash="abc")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", config)
+    assert [room._contents(name) for name in ("x/m", "y/m")] == ["x/m@abc", "y/m@abc"]
+    assert asked == ["x/m", "y/m"]
 
 
 def test_processes_give_what_one_gives(place, tmp_path):

@@ -578,6 +578,41 @@ def test_a_training_is_seen_stopped_and_resumed(tmp_path):
     assert len(widget.figure().data) == 2 + 1 + 2 + 2
 
 
+def test_an_embedder_is_stopped_and_resumed_with_the_model_as_it_stands(tmp_path):
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+    pairs = pd.DataFrame({"query": [f"what is {w}" for w in words], "positive": [f"{w} is a letter" for w in words]})
+
+    def training(**options):
+        model = lab.training.embedder(
+            lab.models.tiny("bert", layers=1, dim=16, heads=2), "mean, both ways", device="cpu"
+        )
+        how = {"steps": 6, "batch": 4, "rate": 1e-2, "every": 2, "held_out": pairs[:4]} | options
+        return functools.partial(lab.training.contrastive, pairs, model, **how)
+
+    whole = training()(progress=False)
+    widget = lab.widgets.cockpit(training(folder=tmp_path))
+    keep, pressed = widget._see, {2, 6}  # at a first look, and at the last one
+
+    def see(step, values):
+        if step in pressed:
+            pressed.remove(step)
+            widget.stop()
+        return keep(step, values)
+
+    widget._see = see
+    for reached in (2, 6):
+        widget.start()
+        assert widget.wait(60) is None
+        assert (widget.state, widget.message, widget.rows[-1]["step"]) == ("stopped", "", reached)
+    widget.start()
+    run = widget.wait(60)
+    assert (widget.state, widget.message, run.steps) == ("done", "", 6)
+    assert [row["step"] for row in widget.rows] == [0, 2, 4, 6]
+    np.testing.assert_array_equal(run.curve.held_out, whole.curve.held_out)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], value)
+
+
 def test_a_training_that_fails_is_a_message_and_may_be_tried_again():
     tries = []
 

@@ -48,7 +48,9 @@ def base(
     folder: where trained bases lie, lab.data.cache.folder() / "bases" where not given. A base is kept under a name that
     has its seed and a checksum of recipe and texts, whole or not at all: asked for again, it is only found.
 
-    Raises ValueError for sizes that do not fit, and for too little text for one row a batch.
+    Raises ValueError for sizes that do not fit, and for too little text for one row a batch; FloatingPointError when
+    the loss, its gradient or a weight is no number, with the batch named and saved in the folder: nothing is kept then
+    as a base.
     """
     texts = list(texts)
     sizes = {"layers": layers, "dim": dim, "heads": heads, "pieces": pieces, "window": window, "steps": steps,
@@ -69,7 +71,7 @@ def base(
         with undisturbed():
             torch.manual_seed(seed)
             tokenizer = _tokenizer(texts, pieces, window)
-            curve = _train(texts, tokenizer, recipe, part, device, progress)
+            curve = _train(texts, tokenizer, recipe, part, place, device, progress)
         tokenizer.save_pretrained(part)
         (part / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
         (part / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
@@ -99,10 +101,30 @@ def _tokenizer(texts: list[str], size: int, window: int) -> Any:
 
 
 def _train(
-    texts: list[str], tokenizer: Any, recipe: dict[str, Any], folder: Path, device: Any, progress: bool
+    texts: list[str], tokenizer: Any, recipe: dict[str, Any], folder: Path, place: Path, device: Any, progress: bool
 ) -> list[float]:
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
+
+    class Watched(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *given: Any, **options: Any) -> Any:
+            self.ids = inputs["input_ids"]
+            loss = super().compute_loss(model, inputs, *given, **options)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()}{self.where()}")
+            return loss
+
+        def _clip_grad_norm(self, model: Any) -> Any:
+            norm = super()._clip_grad_norm(model)
+            if not torch.isfinite(torch.as_tensor(norm)):
+                raise FloatingPointError(f"the gradient's norm is {float(norm)}{self.where()}")
+            return norm
+
+        def where(self) -> str:
+            at = self.state.global_step
+            return (
+                f" at step {at}{_batch(self.ids, rows, tokenizer, place.with_name(f'{place.name}-batch-{at}.jsonl'))}"
+            )
 
     rows = _rows(texts, tokenizer, recipe["window"])
     if len(rows) < recipe["batch"]:
@@ -121,7 +143,7 @@ def _train(
         output_dir=str(folder / "aside"), max_steps=recipe["steps"], per_device_train_batch_size=recipe["batch"],
         learning_rate=recipe["rate"], warmup_steps=round(0.1 * recipe["steps"]), weight_decay=0.1, seed=recipe["seed"],
         lr_scheduler_type="linear", logging_steps=max(1, recipe["steps"] // 50), save_strategy="no", report_to="none",
-        disable_tqdm=True, dataloader_drop_last=True, use_cpu=device.type == "cpu",
+        disable_tqdm=True, dataloader_drop_last=True, use_cpu=device.type == "cpu", logging_nan_inf_filter=False,
         dataloader_pin_memory=device.type == "cuda",
     )  # fmt: skip
     with tqdm(total=recipe["steps"], desc="train the base", disable=not progress, leave=False) as bar:
@@ -131,12 +153,23 @@ def _train(
                 bar.update()
 
         data = [{"input_ids": row, "labels": row} for row in rows]
-        trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Bar()])
+        trainer = Watched(model=model, args=arguments, train_dataset=data, callbacks=[Bar()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if wrong := [name for name, value in model.state_dict().items() if not bool(value.isfinite().all())]:
+        # the last step has no loss after it to tell
+        raise FloatingPointError(f"{len(wrong)} weights are no numbers after the last step, such as {wrong[0]}")
     model.save_pretrained(folder)
     shutil.rmtree(folder / "aside", ignore_errors=True)
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def _batch(ids: torch.Tensor, rows: torch.Tensor, tokenizer: Any, path: Path) -> str:
+    """The batch on which training broke down, saved and told."""
+    numbers = [int((rows == row).all(1).nonzero()[0]) for row in ids.cpu()]
+    lines = [json.dumps({"row": i, "text": tokenizer.decode(rows[i])}, ensure_ascii=False) for i in numbers]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"; the batch: rows {numbers} of the texts, {rows.shape[1]} tokens each, saved as {path}"
 
 
 def _rows(texts: list[str], tokenizer: Any, window: int) -> torch.Tensor:

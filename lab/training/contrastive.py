@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from lab.data.undisturbed import undisturbed
 from lab.models import identity
 from lab.training.losses import named
-from lab.training.pairs import checked, checksum
+from lab.training.losses.contrast import Loss
+from lab.training.pairs import checked, checksum, held_out_pairs
 from lab.training.remembered import remembered
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ def contrastive(
 ) -> Tuned:
     """Train the model, in place, to bring each query near its positive and away from the batch's other texts.
 
-    pairs: columns query, positive, and any number that begin with "negative". model: from lab.training.embedder, or
+    pairs: columns query, positive, and any number that begin with "negative"; for the losses of texts with labels
+    ("centroid_triplet", partial(LOSSES["normalized_softmax"], classes=C)) text and label, whole numbers from 0 on, and
+    an even batch of 4 or more, in which two texts or more of each label stand. model: from lab.training.embedder, or
     any SentenceTransformer. loss: a name of lab.training.losses.LOSSES, or a callable loss(model) that gives a module,
     forward(sentence_features, labels) -> loss; its own parameters are trained too.
     Two stages are two calls: the second gets the first one's .model, other pairs, and another loss.
@@ -81,9 +85,12 @@ def contrastive(
         as plain tensors (weights_only).
     held_out: pairs whose loss is looked at every `every` steps, and before the first. patience: looks without a lower
         one after which to stop, with the best weights put back.
-    no_duplicates: keep equal texts out of the same batch. truncate: cut texts at the model's window.
-    autocast: torch.bfloat16 or torch.float16, for the forward pass. see: called as see(step, row) at every look; a true
-        answer ends the run there, and is to be the same in all processes.
+    no_duplicates: keep equal texts out of the same batch; of held-out pairs those that repeat an earlier query or
+        positive are left out. truncate: cut texts at the model's window.
+    autocast: torch.bfloat16, or on a GPU torch.float16, for the forward pass.
+    see: called as see(step, row) at every look; a true answer ends the run there, and is to be the same in all
+        processes. Called again with the folder, a run that was so ended is only read, unless there is a `see` that no
+        longer says so of its last look: then it goes on, also with the model as it was left.
     On several GPUs, or in several processes on a CPU, run the script under `accelerate launch` or torchrun: each
         process draws `batch` pairs of its own, whose negatives are its own too, the gradients are averaged, every
         process ends with the same weights and curve, and the first one writes the checkpoints.
@@ -91,21 +98,22 @@ def contrastive(
     curve[step]: loss (mean of the steps since the look before), grad_norm (of the look's step, before clipping), rate,
     held_out (not a number where not asked for).
 
-    Raises ValueError for pairs that cannot be trained on (see lab.training.pairs), for numbers that make no sense, and
-    for a folder that holds another run; FloatingPointError when the loss or its gradient is no number, with the batch
-    named and, in the folder, saved.
+    Raises ValueError for pairs that cannot be trained on (see lab.training.pairs) or not by this loss, for numbers that
+    make no sense, float16 on a CPU, and for a folder that holds another run; TypeError for a count that is no whole
+    number; FloatingPointError when the loss, held out or not, or its gradient is no number, with the batch named and,
+    in the folder, saved.
     """
     _check_numbers(steps, batch, rate, warmup, every, patience, held_out, autocast)
+    if autocast == torch.float16 and model.device.type == "cpu":
+        raise ValueError(
+            "autocast=torch.float16 needs a GPU, where gradients too small for it are scaled; the model is on the CPU: "
+            "take torch.bfloat16 or None"
+        )
     make = named(loss)
     table = checked(pairs, model, batch, truncate=truncate, no_duplicates=no_duplicates)
     rest = None
     if held_out is not None:
-        small = min(batch, len(held_out))
-        rest = checked(held_out, model, small, truncate=truncate, no_duplicates=True, what="held-out pairs")
-        if list(rest) != list(table):
-            raise ValueError(
-                f"pairs have the columns {list(table)}, held-out pairs {list(rest)}; they must be the same"
-            )
+        rest = held_out_pairs(held_out, table, model, truncate=truncate, no_duplicates=no_duplicates)
     said = {
         "loss": told(make), "steps": steps, "batch": batch, "rate": rate, "warmup": warmup, "seed": seed,
         "weight_decay": weight_decay, "every": every, "patience": patience, "no_duplicates": no_duplicates,
@@ -114,15 +122,19 @@ def contrastive(
     if held := sum(p.numel() for p in model.parameters() if not p.requires_grad):
         said["not trained"] = held  # lab.training.frozen, adapters
     keep = None if folder is None else Path(folder)
-    if keep is not None:
-        _claim(keep, said | {"model": _fingerprint(model)})
     with tempfile.TemporaryDirectory() as aside, remembered(model), _unswept(model):
         stepper = _stepper(table, rest, model, make, said, keep, aside, warmup, autocast)
+        _check_fit(stepper.loss, table)
+        if keep is not None:
+            _claim(keep, said | {"model": _fingerprint(model)})
         try:
-            return _trained(stepper, model, steps, every, patience, see, progress)
+            run = _trained(stepper, model, steps, every, patience, see, progress)
         finally:
             # trainer and callbacks hold each other: the optimiser, twice the weights, would outlive the next training
             vars(stepper).clear()
+        if keep is not None and run.ended == "asked":
+            _write(keep, said | {"model": json.loads((keep / SAID).read_text())["model"], "left": _fingerprint(model)})
+    return run
 
 
 @contextmanager
@@ -167,13 +179,15 @@ def _stepper(
                 f"each of {arguments.world_size} processes looks at held-out pairs of its own, 2 or more; got "
                 f"{len(rest)} in all"
             )
-        arguments.per_device_eval_batch_size = min(batch, share)
+        small = min(batch, share)
+        arguments.per_device_eval_batch_size = small // 2 * 2 if "label" in rest else small
     if arguments.n_gpu > 1:  # replicas of one process would not see the hooks that pool layers; processes do
         arguments._n_gpu = 1
     data, held = (None if one is None else Dataset.from_pandas(one, preserve_index=False) for one in (table, rest))
     draws = Draws(data, batch, steps * arguments.world_size, seed, said["no_duplicates"])
     return Stepper(
         pairs=table,
+        rest=rest,
         draws=draws,
         keep=keep,
         model=model,
@@ -194,6 +208,10 @@ def _trained(stepper: Any, model: Any, steps: int, every: int, patience: int | N
     # the look before the first step is the trainer's: one before train() would leave the processes of a launcher apart
     stepper.args.eval_on_start = stepper.eval_dataset is not None and not there
     done = stepper.rows[-1]["step"] if stepper.rows else 0
+    if see is not None and 0 < done < steps and stepper.rows[-1].get("ended") == "asked":
+        last = {k: v for k, v in stepper.rows[-1].items() if k not in ("ended", "seconds", "cpu_seconds")}
+        if not see(done, last):
+            del stepper.rows[-1]["ended"]
     if not (stepper.rows and "ended" in stepper.rows[-1]):
         with tqdm(total=steps, initial=done, desc="train", disable=not progress, leave=False) as bar:
             stepper.add_callback(Look(stepper, every, patience, see, bar))
@@ -214,6 +232,9 @@ def _check_numbers(
     steps: int, batch: int, rate: float, warmup: float, every: int, patience: int | None,
     held_out: object, autocast: torch.dtype | None,
 ) -> None:  # fmt: skip
+    for name, value in {"steps": steps, "batch": batch, "every": every, "patience": patience}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name} must be a whole number; got {value!r}")
     if steps < 1 or every < 1 or not rate > 0 or not 0 <= warmup < 1:
         raise ValueError(
             f"got steps={steps}, every={every}, rate={rate}, warmup={warmup}; needed are at least one step, "
@@ -225,6 +246,15 @@ def _check_numbers(
         raise ValueError(f"patience counts looks at held-out pairs: give held_out=, and 1 or more; got {patience}")
     if autocast not in (None, torch.bfloat16, torch.float16):
         raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None; got {autocast}")
+
+
+def _check_fit(loss: nn.Module, table: pd.DataFrame) -> None:
+    """Losses of lab say whether they are of texts with labels; of others it is theirs to say."""
+    ours = [module for module in loss.modules() if isinstance(module, Loss)]
+    labels = any(module.of_labels for module in ours)
+    if ours and labels != ("label" in table):
+        needs = "texts with labels, the columns text and label" if labels else "pairs, the columns query and positive"
+        raise ValueError(f"{type(loss).__name__} is trained on {needs}; got the columns {list(table)}")
 
 
 def told(value: Any) -> str:
@@ -248,14 +278,20 @@ def _fingerprint(model: Any) -> str:
 
 def _claim(folder: Path, said: dict[str, Any]) -> None:
     """Say in the folder what is trained there; ValueError where it says something else, naming what differs."""
-    folder.mkdir(parents=True, exist_ok=True)
     path, now = folder / SAID, json.loads(json.dumps(said))
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
+        if there.pop("left", None) == now["model"]:  # as who looks has left it: its checkpoint is that of the first
+            now["model"] = there["model"]
         other = {k: f"{there.get(k)!r} there, {now.get(k)!r} asked" for k in there | now if there.get(k) != now.get(k)}
         if other:
             raise ValueError(f"{folder} holds another run: {other}; give another folder, or delete this one")
-    part = folder / f"{SAID}.{os.getpid()}"
-    part.write_text(json.dumps(now, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    _write(folder, now)
     shutil.rmtree(folder / "part", ignore_errors=True)  # what a kill left of a checkpoint
+
+
+def _write(folder: Path, said: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{SAID}.{os.getpid()}"
+    part.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    os.replace(part, folder / SAID)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
-from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
+from sentence_transformers.base.sampler import DefaultBatchSampler, GroupByLabelBatchSampler, NoDuplicatesBatchSampler
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import TrainerCallback
@@ -29,10 +29,12 @@ WEIGHTS, ROWS, PART = "trained.safetensors", "rows.json", "part"
 
 
 class Draws(BatchSampler):
-    """`count` batches of row numbers: all rows in random order before any comes again; what fills no batch is left.
+    """`count` batches of row numbers, in rounds of random order: no row twice in a round; what fills no batch is left.
 
-    no_duplicates: no text twice in a batch, by sentence-transformers' sampler; then some rows may wait for the next
-    round. The same seed gives the same batches, of which a killed run skips those that it has had.
+    no_duplicates: no text twice in a batch, by sentence-transformers' sampler; rows that it finds no place for wait for
+    the next round, so a round may be shorter than the rows would fill. A column `label`: two rows or more of each label
+    that stands in a batch, and two labels or more, likewise; of the largest class much may wait. The same seed gives
+    the same batches, of which a killed run skips those that it has had.
     """
 
     def __init__(self, dataset: Any, batch: int, count: int, seed: int, no_duplicates: bool = False) -> None:
@@ -47,14 +49,19 @@ class Draws(BatchSampler):
 
     def _round(self, number: int) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 2_000_003 + number)
-        if self.no_duplicates:
+        grouped = "label" in self.dataset.column_names
+        if self.no_duplicates or grouped:
+            theirs = GroupByLabelBatchSampler if grouped else NoDuplicatesBatchSampler
             seed = int(torch.randint(2**31, (), generator=generator))
-            theirs = NoDuplicatesBatchSampler(
-                self.dataset, self.batch_size, drop_last=True, valid_label_columns=[], generator=generator, seed=seed
-            )
-            found = list(theirs)
+            # with drop_last theirs would draw rows a second time, to come to the count it gave, and warn of it
+            drawn = theirs(
+                self.dataset, self.batch_size, drop_last=False, valid_label_columns=["label"], generator=generator,
+                seed=seed,
+            )  # fmt: skip
+            found = [rows for rows in drawn if len(rows) == self.batch_size]
             if not found:
-                raise ValueError(f"no {self.batch_size} pairs without a text in common; take a smaller batch")
+                apart = "texts with two of each label" if grouped else "pairs without a text in common"
+                raise ValueError(f"no {self.batch_size} {apart}; take a smaller batch")
             return iter(found)
         order = torch.randperm(len(self.dataset), generator=generator).tolist()
         whole = len(order) // self.batch_size * self.batch_size
@@ -64,8 +71,12 @@ class Draws(BatchSampler):
 class Stepper(SentenceTransformerTrainer):
     """The trainer of lab.training.contrastive, which has the words on it."""
 
-    def __init__(self, *, pairs: pd.DataFrame, draws: Draws, keep: Path | None, **options: Any) -> None:
-        self.pairs, self.draws, self.keep = pairs, draws, keep
+    def __init__(
+        self, *, pairs: pd.DataFrame, rest: pd.DataFrame | None, draws: Draws, keep: Path | None, **options: Any
+    ) -> None:
+        self.pairs, self.rest, self.draws, self.keep = pairs, rest, draws, keep
+        self.looks: BatchSampler | None = None  # the batches of held-out rows, of which `looked` were had in this look
+        self.looked = 0
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}  # the weights at the lowest held-out loss, where patience is asked for
         self.began = time.perf_counter(), time.process_time()
@@ -79,7 +90,16 @@ class Stepper(SentenceTransformerTrainer):
     def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> BatchSampler:
         if dataset is self.train_dataset:
             return self.draws
-        return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+        if "label" in dataset.column_names:
+            once = GroupByLabelBatchSampler(dataset, batch_size, drop_last=True, valid_label_columns=["label"])
+            self.looks = Draws(dataset, batch_size, len(once), seed=0)
+        else:
+            self.looks = DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+        return self.looks
+
+    def evaluate(self, *given: Any, **options: Any) -> dict[str, float]:
+        self.looked = 0
+        return super().evaluate(*given, **options)
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
         found = super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
@@ -87,6 +107,7 @@ class Stepper(SentenceTransformerTrainer):
         if not torch.isfinite(loss):
             what = "the loss" if model.training else "the held-out loss"
             raise FloatingPointError(f"{what} is {loss.item()} at step {self.state.global_step}{self._batch(model)}")
+        self.looked += not model.training
         return found
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -98,17 +119,18 @@ class Stepper(SentenceTransformerTrainer):
         return norm
 
     def _batch(self, model: nn.Module) -> str:
-        """The batch of this step, saved where there is a folder, and told."""
+        """The batch of this step or look, saved where there is a folder, and told."""
+        step, name = self.state.global_step, "batch"
+        draws, at, table, what = self.draws, step, self.pairs, "pairs"
         if not model.training:
-            return ""
-        at = self.state.global_step * self.args.world_size + self.args.process_index
-        rows = next(itertools.islice(iter(self.draws), at, None))
-        told = f"; the batch: rows {rows} of the pairs"
+            draws, at, table, what, name = self.looks, self.looked, self.rest, "held-out pairs", "held-out-batch"
+        rows = next(itertools.islice(iter(draws), at * self.args.world_size + self.args.process_index, None))
+        told = f"; the batch: rows {rows} of the {what}"
         if self.keep is None:
             return f"{told}; not saved: no folder was given"
-        path = self.keep / f"batch-{self.state.global_step}.jsonl"
+        path = self.keep / f"{name}-{step}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.pairs.iloc[rows].assign(row=rows).to_json(path, orient="records", lines=True, force_ascii=False)
+        table.iloc[rows].assign(row=rows).to_json(path, orient="records", lines=True, force_ascii=False)
         return f"{told}, saved as {path}"
 
     def spent(self) -> dict[str, float]:

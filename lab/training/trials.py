@@ -16,6 +16,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from lab.models import identity
+from lab.models.load import resolve
 from lab.training.contrastive import contrastive, told
 from lab.training.designs import Design
 from lab.training.embedder import embedder
@@ -46,7 +47,9 @@ def trials(
     tasks=tasks): it gets the trained SentenceTransformer and gives an array, the same axes for all. options: those of
     lab.training.contrastive, such as steps, batch, rate, loss, held_out; window and lora: of lab.training.embedder.
     folder: where each run is kept, in a file of its own that is whole or not there, named by design, seed and a
-        checksum of all that it was made of. Called again, only what is missing is run.
+        checksum of what it was made of: all arguments, and of a base the bytes of the files in its folder, wherever
+        that lies, or the commit of a hub id. Not in it is the code, of this lab and of the libraries: after a change
+        there give another folder. Called again, only what is missing is run.
     workers: processes, each on one thread; where not given as many as torch would have threads here, so that what was
         given one core keeps to it; 1 on a GPU, and to stay in this process. They are started anew, so a script that
         calls this needs the usual `if __name__ == "__main__":`.
@@ -62,13 +65,15 @@ def trials(
     if isinstance(bases, Mapping) and (missing := [seed for seed in seeds if seed not in bases]):
         raise ValueError(f"no base for the seeds {missing}; there are some for {list(bases)}")
     folder.mkdir(parents=True, exist_ok=True)
+    places = bases.values() if isinstance(bases, Mapping) else [bases]
+    contents = {place: _contents(place) for place in dict.fromkeys(map(str, places))}  # read once: it may be gigabytes
     jobs = {}
     for seed in seeds:
         place = bases[seed] if isinstance(bases, Mapping) else bases
         for name, design in designs.items():
             job = {"base": str(place), "design": design, "seed": seed, "pairs": pairs, "evaluate": evaluate,
                    "window": window, "lora": lora, "options": options}  # fmt: skip
-            jobs[name, seed] = job | {"path": str(folder / _name(name, job))}
+            jobs[name, seed] = job | {"path": str(folder / _name(name, job, contents[str(place)]))}
     left = [job for job in jobs.values() if not Path(job["path"]).exists()]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="runs", disable=not progress, leave=False)
     with bar:
@@ -127,11 +132,25 @@ def _run(job: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def _name(name: str, job: dict[str, Any]) -> str:
-    """What tells a run from another: a checksum of everything that it is made of."""
+def _contents(base: str) -> str:
+    """What a base is, not where it lies: a folder's files by name and bytes, a hub id by its commit."""
+    where, folder = resolve(base)
+    if folder is None:
+        from transformers import AutoConfig
+
+        return f"{where}@{AutoConfig.from_pretrained(where)._commit_hash}"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+    return digest.hexdigest()
+
+
+def _name(name: str, job: dict[str, Any], contents: str) -> str:
+    """What tells a run from another: a checksum of all that it is made of, but for the code."""
     options = job["options"]
     plain = {key: told(value) for key, value in options.items() if key not in ("held_out", "see", "progress")}
-    said = [Path(job["base"]).name, repr(job["design"]), job["seed"], job["window"], job["lora"], sorted(plain.items())]
+    said = [contents, repr(job["design"]), job["seed"], job["window"], job["lora"], sorted(plain.items())]
     said += [checksum(job["pairs"].astype(str)), checksum(options.get("held_out")), identity.checksum(job["evaluate"])]
     digest = hashlib.sha256(repr(said).encode()).hexdigest()[:12]
     return f"{''.join(c if c.isalnum() else '-' for c in name)}-seed{job['seed']}-{digest}.json"

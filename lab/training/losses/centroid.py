@@ -34,12 +34,14 @@ def centroid_triplet(
 class CentroidTriplet(Loss):
     """The triplet loss of each text against class means of its batch; the mean over texts whose class has another.
 
-    One column of texts and integer labels; batches must hold several texts of a class (sentence-transformers'
-    group_by_label sampler). Embeddings are made unit vectors first.
+    One column of texts and integer labels; batches must hold several texts of a class, as those of
+    lab.training.contrastive do (sentence-transformers' group_by_label sampler). Embeddings are made unit vectors first.
 
     Centroid triplet loss, Wieczorek et al., 2021, https://arxiv.org/abs/2104.13643, as used by Gouda et al. (the
     grasping paper) for query and gallery sets; recalled: the nearest wrong mean is ours, theirs is over those drawn.
     """
+
+    of_labels = True
 
     def __init__(self, model: nn.Module, *, margin: float = 0.3) -> None:
         super().__init__(model)

@@ -30,8 +30,11 @@ class Loss(nn.Module):
 
     They are apart so that lab.training.losses.cached can embed in small pieces, and the losses of several layers and
     widths can call `of` for each of them, and `besides` once. A child defines `of`; most add nothing. In-batch
-    negatives are those of one process. Columns of about one length are embedded as one batch (`as_one`).
+    negatives are those of one process. Columns of about one length are embedded as one batch (`as_one`). of_labels:
+    whether it is of one column of texts and their labels, where the others are of pairs.
     """
+
+    of_labels = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

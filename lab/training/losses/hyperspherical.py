@@ -18,19 +18,28 @@ def normalized_softmax(
 class NormalizedSoftmax(Loss):
     """Cross-entropy over cosines to one learned vector a class, times scale; the mean over texts.
 
-    One column of texts, and labels 0 .. classes - 1. No pairs are mined, and a new class later on is the mean of its
-    embeddings. The class vectors are parameters of the loss (`weight`), which sentence-transformers' trainer trains
+    One column of texts, and labels 0 .. classes - 1, as lab.training.contrastive takes them, with
+    loss=partial(LOSSES["normalized_softmax"], classes=C). No pairs are mined, and a new class later on is the mean of
+    its embeddings. The class vectors are parameters of the loss (`weight`), which sentence-transformers' trainer trains
     with the model's.
 
     Pereira et al., 2021, eq. as recalled, after NormFace, Wang et al., 2017. https://arxiv.org/abs/2102.03243
     """
 
+    of_labels = True
+
     def __init__(
-        self, model: nn.Module, *, classes: int, dim: int | None = None, scale: float = 16.0, seed: int = 0
+        self,
+        model: nn.Module,
+        *,
+        classes: int | None = None,
+        dim: int | None = None,
+        scale: float = 16.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(model)
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2; got {classes}")
+        if classes is None or classes < 2:
+            raise ValueError(f"classes must be at least 2, one more than the highest label; got {classes}")
         dim = model.get_embedding_dimension() if dim is None else dim
         drawn = torch.randn(classes, dim, generator=torch.Generator().manual_seed(seed))
         self.weight, self.scale = nn.Parameter(unit(drawn)), positive_number("scale", scale)
