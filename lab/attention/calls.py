@@ -49,9 +49,9 @@ class Call:
     @property
     def held(self) -> "Call":
         """The same without the places of a cache of fixed size that no token has come to: the last keys ask."""
-        n = self.visible.held.keys
-        if n == self.visible.keys:
+        if self.visible.held is self.visible:
             return self
+        n = self.visible.held.keys
         bias = self.bias if self.bias is None or self.bias.shape[-1] == 1 else self.bias[..., :n]
         return replace(self, key=self.key[:, :, :n], value=self.value[:, :, :n], bias=bias, visible=self.visible.held)
 

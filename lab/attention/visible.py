@@ -125,11 +125,18 @@ def asked(own: Callable[..., Any], **request: Any) -> Visible:
         return sdpa_mask(**request | part | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
     def held() -> Visible | None:
-        if end >= keys or bool(rows(queries - 1, queries)[..., end:].any()):
+        if end >= keys and (queries > 1 or pattern is not None):
             return None
-        return asked(own, **request | {"kv_length": end})
+        last = rows(queries - 1, queries)
+        if end < keys and not bool(last[..., end:].any()):
+            return asked(own, **request | {"kv_length": end}).held
+        real = True if padding is None else padding.to(last.device)[:, None, None]
+        if queries == 1 and bool((last == real).all()):  # asked to be made whole for a compiler's sake
+            return Visible(shape, rows, "full", padding)
+        return None
 
-    return Visible((request["batch_size"], queries, keys), rows, pattern, padding, lambda: own(**request), held)
+    shape = request["batch_size"], queries, keys
+    return Visible(shape, rows, pattern, padding, lambda: own(**request), held)
 
 
 def given(mask: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> tuple[Visible, Tensor | None]:
