@@ -71,11 +71,6 @@ def watched(model, given):
     return sinks.result()
 
 
-def scores(model, given, layer):
-    """log A of the plain model's first layer, whose input no change of attention moves: scores up to one for each row."""
-    return np.log(np.maximum(matrices(model, given)[layer], 1e-300))
-
-
 @pytest.mark.parametrize("side", ["none", "right", "left"])
 @pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "gpt_oss"])
 def test_hidden_keys_are_seen_hidden(kind, side):
@@ -95,7 +90,8 @@ def test_hidden_keys_are_seen_hidden(kind, side):
     with without_keys(model, (1, 3)), lab.attention.watch(model) as sinks:
         run(model, given)
     got = sinks.result().isel(layer=0)
-    want = statistics(A, real)
+    with np.errstate(invalid="ignore"):  # a key that nobody sees has no even share: 0 / 0
+        want = {name: np.nan_to_num(values) for name, values in statistics(A, real).items()}
     leave = {"lift", "sink_rate", "first_token"} if kind == "gpt_oss" else set()  # of shares there
     for name in want.keys() - leave:
         found = got[name].isel(threshold=0) if name == "sink_rate" else got[name]
@@ -167,11 +163,8 @@ def test_an_answer_of_unknown_weights_is_not_taken_for_softmax():
     model = drawn("llama")
     given, _ = inputs(model)
 
-    def mean(call):
-        return call.value.mean(2, keepdim=True).expand(-1, -1, call.query.shape[2], -1).repeat(1, 2, 1, 1).mT.mT
-
     def answer(call):
-        return mean(call).transpose(1, 2).contiguous()
+        return torch.zeros_like(call.query).transpose(1, 2)
 
     for opened in ((attending, answer), (lab.attention.watch,)), ((lab.attention.watch,), (attending, answer)):
         (first, *more), (second, *rest) = opened
@@ -207,7 +200,10 @@ def test_blocks_may_be_left_in_any_order():
 def test_a_copy_made_inside_is_refused(name):
     model = drawn("llama")
     for what in (model, model.model):
-        with changes()[name](model), pytest.raises(TypeError, match="cannot be copied inside a block.*before the block"):
+        with (
+            changes()[name](model),
+            pytest.raises(TypeError, match="cannot be copied inside a block.*before the block"),
+        ):
             copy.deepcopy(what)
     assert torch.equal(run(copy.deepcopy(model), inputs(model)[0]), run(model, inputs(model)[0]))
 
@@ -252,7 +248,10 @@ def test_matrices_asked_for_inside_are_refused(name):
 def test_arguments_of_another_type_are_refused(bad, says):
     with pytest.raises(TypeError, match=says), bad(drawn("llama")):
         pass
-    with pytest.raises(ValueError, match=r"no backend \['flash'\]"), lab.attention.watch(drawn("llama"), backend=["flash"]):
+    with (
+        pytest.raises(ValueError, match=r"no backend \['flash'\]"),
+        lab.attention.watch(drawn("llama"), backend=["flash"]),
+    ):
         pass
 
 

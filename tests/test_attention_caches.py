@@ -19,8 +19,8 @@ def same(got, want, leave=("backend",)):
         np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def oracle(result, model, ids, real, leave=()):
-    given = {"input_ids": ids, "attention_mask": real.long()}
+def oracle(result, model, ids, real, leave=(), **more):
+    given = {"input_ids": ids, "attention_mask": real.long(), **more}
     for layer, A in enumerate(matrices(model, given)):
         for name, want in statistics(A, real).items():
             got = result[name].isel(threshold=0) if name == "sink_rate" else result[name]
@@ -94,7 +94,8 @@ def test_generation(kind, padded):
     same(result, found["dynamic"][0])
     assert result.length.values.tolist() == (mask.sum(1) + 3).tolist()  # the last token was never a query
     seen = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], 1)
-    oracle(result, base, out[:, :-1], seen.bool())
+    places = (seen.cumsum(1) - 1).clamp(min=0)  # as generation counts them
+    oracle(result, base, out[:, :-1], seen.bool(), position_ids=places)
 
 
 @pytest.mark.parametrize("name", ["softpick", "ssmax", "sparsemax"])
@@ -113,10 +114,10 @@ def test_other_normalizers_beside_such_a_cache(name):
 @pytest.mark.parametrize("side", ["none", "right"])
 @pytest.mark.parametrize(("kind", "told"), [("bert", True), ("bert", False), ("llama", False), ("llama", True)])
 def test_a_pass_that_is_told_which_way_to_look(kind, told, side, attention):
-    """sdpa looks where it is told if it gets no mask, which is so for texts without padding; eager never does."""
+    """llama makes its mask as it is told; bert does not, but sdpa without a mask, of unpadded texts, looks as told."""
     model = drawn(kind, attn_implementation=attention)
     given, real = inputs(model, side)
-    causal = told if (side == "none" and attention == "sdpa") else kind == "llama"
+    causal = told and (kind == "llama" or (side == "none" and attention == "sdpa"))
     kept = []
 
     def hear(call):  # the textbook's, of the first layer's queries and keys
@@ -149,8 +150,20 @@ def test_a_pass_that_is_told_which_way_to_look(kind, told, side, attention):
 def test_looking_ahead_into_free_places_is_refused():
     model = drawn("llama")
     cache = tf.StaticCache(config=model.model.config, max_cache_len=12)
-    with lab.attention.watch(model), torch.no_grad(), pytest.raises(ValueError, match="12 keys 8 queries see with is_c"):
+    with lab.attention.watch(model), torch.no_grad(), pytest.raises(ValueError, match="free places of a cache"):
         model.model(input_ids=IDS, past_key_values=cache, use_cache=True, is_causal=False)
+
+
+def test_another_sequence_without_a_mask_cannot_be_causal():
+    """sdpa would let the first query see the first key alone, as if the sequences stood beside each other."""
+    config = drawn("bert").model.config
+    config.is_decoder = config.add_cross_attention = True
+    example = {"input_ids": IDS[:, :6], "encoder_hidden_states": torch.randn(2, 4, config.hidden_size)}
+    model = lab.models.describe("bert", "drawn", tf.BertModel(config).eval(), None, None, example=example)
+    with lab.attention.use(model, "softmax"), torch.no_grad():
+        model.model(**example)
+        with pytest.raises(ValueError, match="which of 4 keys 6 queries see with is_causal=True.*leave is_causal"):
+            model.model(**example, is_causal=True)
 
 
 def test_more_states_or_places_than_there_are_positions_are_refused():
@@ -158,7 +171,9 @@ def test_more_states_or_places_than_there_are_positions_are_refused():
     from lab.training.decoder import Decoder, DecoderConfig
 
     net = Decoder(
-        DecoderConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, position="learned", max_position_embeddings=8)
+        DecoderConfig(
+            vocab_size=50, hidden_size=16, num_attention_heads=2, position="learned", max_position_embeddings=8
+        )
     ).eval()
     own = describe("decoder", "drawn", net, None, 8)
     gpt2 = lab.models.tiny("gpt2", layers=1, dim=16, window=8)

@@ -45,7 +45,10 @@ class Visible:
 
     @cached_property
     def held(self) -> "Visible":
-        """The same of the keys that a cache holds, where it has places behind the last query that are free yet."""
+        """The same of the keys that a cache holds, where it has free places behind the last query.
+
+        ValueError where the queries see those too.
+        """
         return self._held() or self
 
     def towards(self, causal: bool, told: bool | None) -> "Visible":
@@ -128,7 +131,12 @@ def asked(own: Callable[..., Any], **request: Any) -> Visible:
         if end >= keys and (queries > 1 or pattern is not None):
             return None
         last = rows(queries - 1, queries)
-        if end < keys and not bool(last[..., end:].any()):
+        if bool(last[..., end:].any()):
+            raise ValueError(
+                f"the queries see {keys - end} free places of a cache, which no token has come to yet: pass "
+                "use_cache=False, or let no query see what comes after it"
+            )
+        if end < keys:
             return asked(own, **request | {"kv_length": end}).held
         real = True if padding is None else padding.to(last.device)[:, None, None]
         if queries == 1 and bool((last == real).all()):  # asked to be made whole for a compiler's sake
