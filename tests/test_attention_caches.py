@@ -162,7 +162,7 @@ def test_another_sequence_without_a_mask_cannot_be_causal():
     model = lab.models.describe("bert", "drawn", tf.BertModel(config).eval(), None, None, example=example)
     with lab.attention.use(model, "softmax"), torch.no_grad():
         model.model(**example)
-        with pytest.raises(ValueError, match="which of 4 keys 6 queries see with is_causal=True.*leave is_causal"):
+        with pytest.raises(ValueError, match=r"which of 4 keys 6 queries see with is_causal=True.*leave is_causal"):
             model.model(**example, is_causal=True)
 
 
