@@ -6,8 +6,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,6 +39,21 @@ class Call:
     hidden: Tensor | None  # what entered the attention module
     own: Callable[[], Tensor] = field(repr=False)  # the model's own answer
     inside: Callable[["Call"], Tensor] | None = None  # who gives that, where it is not the model but an inner block
+    path: list["Asked | None"] = field(default_factory=list, repr=False)  # who was asked so far; None: the model itself
+
+    @property
+    def answered(self) -> "Asked | None":
+        """Once `own` was called: the block that gave the answer in the end, None where it was the model itself."""
+        return self.path[-1]
+
+    @property
+    def held(self) -> "Call":
+        """The same without the places of a cache of fixed size that no token has come to: the last keys ask."""
+        if self.visible.held is self.visible:
+            return self
+        n = self.visible.held.keys
+        bias = self.bias if self.bias is None or self.bias.shape[-1] == 1 else self.bias[..., :n]
+        return replace(self, key=self.key[:, :, :n], value=self.value[:, :, :n], bias=bias, visible=self.visible.held)
 
     @property
     def tokens(self) -> Bool[Tensor, "B Tk"]:
@@ -65,33 +80,62 @@ class Call:
         return scores
 
 
+class Asked(NamedTuple):
+    """A block, and what it was asked."""
+
+    attend: Callable[[Call], Tensor]
+    call: Call
+
+
 @contextmanager
-def attending(model: Any, attend: Callable[[Call], Tensor]) -> Iterator[Loaded]:
+def attending(model: Any, attend: Callable[[Call], Tensor], *, rehearse: bool = False) -> Iterator[Loaded]:
     """Inside the block every attention layer of the model gives attend(call) in place of its own answer.
 
     The switch is transformers' attention interface, function and mask function together: with the first alone a model
     gets no mask and looks at its padding. The model's example is run at once, with its own answers, to see that every
-    block with attention in it really asks. Blocks may be nested: the outer `own` is then the inner answer's caller's.
-    All is restored when the block is left, however it is left.
+    block with attention in it really asks; with rehearse once more, with those of `attend`, so that what it refuses is
+    refused here. Other blocks hear of neither. Blocks may be nested: the outer `own` is then the inner answer's
+    caller's, and `listening` blocks stand before all of these. All is restored when the block is left, however it is.
 
     Raises TypeError for what lab.models did not load, ValueError for a model without attention and for one that goes
     on with its own (in transformers 5: bloom, falcon, deberta ...), with the blocks that did not ask; and, from the
-    model's pass, for more tokens than a table of positions has.
+    model's pass, for more tokens than a table of positions has, for output_attentions=True, which no layer has here,
+    and where the model's attention was set otherwise inside the block. Such a model cannot be copied: TypeError.
     """
+    with _switched(model, attend, listens=False) as switch:
+        if rehearse:
+            with switch.alone():
+                model.model(**model.example)
+        yield model
+
+
+@contextmanager
+def listening(model: Any, hear: Callable[[Call], Tensor]) -> Iterator[Loaded]:
+    """As `attending`, for one that looks on: hear(call) returns call.own(), and call.answered is who gave that.
+
+    It is asked before every block that answers, those that are opened later inside it too, so that what it sees is
+    what the model computes with in the end.
+    """
+    with _switched(model, hear, listens=True):
+        yield model
+
+
+@contextmanager
+def _switched(model: Any, attend: Callable[[Call], Tensor], listens: bool) -> Iterator["_Switch"]:
     if not isinstance(model, Loaded):
         raise TypeError(f"expected a model from lab.models.load, tiny or wrap; got {type(model).__name__}")
-    switch = _Switch(model, attend)
+    switch = _Switch(model, attend, listens)
     with ExitStack() as hold:
         switch.enter(hold)
         switch.try_out()
-        yield model
+        yield switch
 
 
 class _Switch:
     """One change of a model's attention: who answers, what stood there before, and where in the pass it is."""
 
-    def __init__(self, model: Loaded, attend: Callable[[Call], Tensor]) -> None:
-        self.model, self.attend = model, attend
+    def __init__(self, model: Loaded, attend: Callable[[Call], Tensor], listens: bool) -> None:
+        self.model, self.attend, self.listens = model, attend, listens
         self.before: dict[int, tuple[Any, str]] = {}  # id of a config: it, and its attention before
         self.hidden: dict[int, tuple[Tensor | None, bool]] = {}  # id of a module: what entered, and whether crossed
         self.layers = _layers_of(model)
@@ -101,6 +145,12 @@ class _Switch:
         ] = {}  # id of a mask that was made before the pass: it, and what of
         self.running = self.trying = False
         self.table = any(_has_places(name, part) for name, part in model.model.named_modules())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Switch":
+        raise TypeError(
+            f"{self.model.name} cannot be copied inside a block that changes or watches its attention, which the copy "
+            "would never leave: copy it before the block or behind it"
+        )
 
     def enter(self, hold: ExitStack) -> None:
         from transformers.masking_utils import AttentionMaskInterface
@@ -113,17 +163,40 @@ class _Switch:
         for interface, function in ((AttentionInterface, self.answer), (AttentionMaskInterface, self.mask)):
             interface._global_mapping[name] = function
             hold.callback(interface._global_mapping.pop, name)
-        self.before = {key: (config, config._attn_implementation) for key, config in configs.items()}
-        for config, was in self.before.values():
-            hold.callback(setattr, config, "_attn_implementation_internal", was)
-            config._attn_implementation_internal = name
+        hold.callback(self.leave, name)
+        for key, config in configs.items():
+            first = None if self.listens else [s for s in _switches(config) if s.listens]
+            self.before[key] = (config, first[-1].before[key][1] if first else config._attn_implementation)
+            _put(config, first[-1] if first else None, name)
         hold.callback(self.model.model.register_forward_pre_hook(self.begins, with_kwargs=True).remove)
         hold.callback(self.model.model.register_forward_hook(self.ends, always_call=True).remove)
         for module in self.model.model.modules():
             if _attends(module):
                 hold.callback(module.register_forward_pre_hook(self.enters, with_kwargs=True).remove)
 
-    @torch.inference_mode()
+    def leave(self, name: str) -> None:
+        from transformers.modeling_utils import AttentionInterface
+
+        for key, (config, was) in self.before.items():
+            # of all blocks: whoever set the model's attention otherwise inside has cut it from the config
+            known = [switch for other in AttentionInterface._global_mapping if (switch := _switch(other))]
+            above = [switch for switch in known if key in switch.before and switch.before[key][1] == name]
+            _put(config, above[0] if above else None, was)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside the block the example may be run: no other block is asked, or hears that this one is."""
+        others = {id(s): s for config, _ in self.before.values() for s in _switches(config) if s is not self}
+        kept = [(switch, switch.attend) for switch in others.values()]
+        for switch in others.values():
+            switch.attend = _pass_on
+        try:
+            with torch.inference_mode(), evaluating(self.model.model):
+                yield
+        finally:
+            for switch, attend in kept:
+                switch.attend = attend
+
     def try_out(self) -> None:
         asked_from: set[int] = set()
 
@@ -133,7 +206,7 @@ class _Switch:
 
         attend, self.attend, self.trying = self.attend, listen, True
         try:
-            with evaluating(self.model.model):
+            with self.alone():
                 self.model.model(**self.model.example)
         finally:
             self.attend, self.trying = attend, False
@@ -148,14 +221,32 @@ class _Switch:
             )
 
     def begins(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids, known = kwargs.get(self.model.reads, args[0] if args else None), self.model.window
-        if self.table and known is not None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > known:
-            raise ValueError(
-                f"{self.model.name} has a table of {known} positions; got {ids.shape[1]} tokens in a row: cut them, "
-                f"max_length={known}, or take a model that rotates its queries and keys"
-            )
+        self.refuse(args, kwargs)
         self.turns.clear()
         self.running = True
+
+    def refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What this pass cannot be: too long for a table of positions, or one whose attention is not asked here."""
+        ids, known = kwargs.get(self.model.reads, args[0] if args else None), self.model.window
+        states = kwargs.get("inputs_embeds")
+        given = [x.shape[1] for x, axes in ((ids, 2), (states, 3)) if isinstance(x, Tensor) and x.ndim == axes]
+        if self.table and known is not None and given and max(given) > known:
+            raise ValueError(
+                f"{self.model.name} has a table of {known} positions; got {max(given)} tokens in a row: cut them, "
+                f"max_length={known}, or take a model that rotates its queries and keys"
+            )
+        for config, _ in self.before.values():
+            if self not in _switches(config):
+                raise ValueError(
+                    f"the attention of {self.model.name} was set to {config._attn_implementation!r} inside a block "
+                    "that changes or watches it: call set_attn_implementation before the block is opened"
+                )
+        asked = kwargs.get("output_attentions")
+        if asked or (asked is None and any(config.output_attentions for config, _ in self.before.values())):
+            raise ValueError(
+                "output_attentions=True has no matrices to give inside a block that changes or watches attention: "
+                "lab.attention.pattern returns those of a layer, lab.attention.watch their statistics"
+            )
 
     def ends(self, *_: Any) -> None:
         self.ahead.clear()
@@ -186,6 +277,22 @@ class _Switch:
     def answer(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
+        path: list[Asked | None] = []
+        try:
+            return self.respond(path, module, query, key, value, attention_mask, kwargs), None
+        finally:
+            path.clear()  # its calls know it: they would hold their keys until garbage is collected
+
+    def respond(
+        self,
+        path: list[Asked | None],
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
         shape = query.shape[0], query.shape[2], key.shape[2]
         _, visible = self.ahead.get(id(attention_mask), (None, attention_mask))
         added = None
@@ -195,13 +302,24 @@ class _Switch:
             raise ValueError(
                 f"{type(module).__name__} asks for {shape} with a mask of another shape, {visible.keys} keys"
             )
+        function = self.own(module)
+        within = getattr(function, "__self__", None)
+        within = within if isinstance(within, _Switch) else None
+        if self.implementation(module) != "eager":  # the others look which way to see, where they get no mask
+            visible = visible.towards(getattr(module, "is_causal", True), kwargs.get("is_causal"))
         bias = kwargs.get("position_bias")
-        within = getattr(self.own(module), "__self__", None)
         layers = self.layers.get(id(module), [0])
         turn = self.turns[id(module)]
         self.turns[id(module)] += 1
         hidden, crossed = self.hidden.get(id(module), (None, False))
         scaling = kwargs.get("scaling")
+
+        def own() -> Tensor:
+            if within is not None:
+                return within.respond(path, module, query, key, value, visible.own, kwargs)
+            path.append(None)
+            return function(module, query, key, value, visible.own, **kwargs)[0]
+
         call = Call(
             module=module,
             layer=layers[turn % len(layers)],
@@ -216,10 +334,12 @@ class _Switch:
             sink=kwargs.get("s_aux"),
             dropout=kwargs.get("dropout", 0.0),
             hidden=hidden,
-            own=lambda: self.own(module)(module, query, key, value, visible.own, **kwargs)[0],
-            inside=within.attend if isinstance(within, _Switch) else None,
+            own=own,
+            inside=None if within is None else within.attend,
+            path=path,
         )
-        return self.attend(call), None
+        path.append(Asked(self.attend, call))
+        return self.attend(call)
 
     def own(self, module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:
         """The function this module would have called."""
@@ -233,6 +353,38 @@ class _Switch:
                 return found
         raise ValueError(f"no eager_attention_forward beside {type(module).__name__}, which asks for it")
 
+    def implementation(self, module: nn.Module) -> str:
+        """What the model computes with by itself, behind all blocks: "sdpa", "eager" ..."""
+        config = _config(module)
+        return ([*_switches(config)][-1]).before[id(config)][1]
+
+
+def _switches(config: Any) -> Iterator[_Switch]:
+    """The blocks that a config's attention goes through, the first asked first."""
+    name = config._attn_implementation
+    while (switch := _switch(name)) is not None:
+        yield switch
+        name = switch.before[id(config)][1]
+
+
+def _switch(name: str) -> _Switch | None:
+    from transformers.modeling_utils import AttentionInterface
+
+    switch = getattr(AttentionInterface._global_mapping.get(name), "__self__", None)
+    return switch if isinstance(switch, _Switch) else None
+
+
+def _put(config: Any, above: _Switch | None, name: str) -> None:
+    """Lets this name be asked next: by a block that stands above it, or by the model."""
+    if above is None:
+        config._attn_implementation_internal = name
+    else:
+        above.before[id(config)] = (config, name)
+
+
+def _pass_on(call: Call) -> Tensor:
+    return call.own()
+
 
 def _config(module: nn.Module) -> Any | None:
     config = getattr(module, "config", None)
@@ -240,8 +392,8 @@ def _config(module: nn.Module) -> Any | None:
 
 
 def _has_places(name: str, module: nn.Module) -> bool:
-    """Whether a part of a model is a table of positions; gpt2's is called wpe."""
-    return isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+    """Whether a part of a model is a table of positions; gpt2's is called wpe, the lab's own decoder's places."""
+    return isinstance(module, nn.Embedding) and ("position" in name or name.endswith(("wpe", "places")))
 
 
 def _attends(module: nn.Module) -> bool:

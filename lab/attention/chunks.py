@@ -22,6 +22,25 @@ class Rows:
     weights: Callable[[int, int], Tensor]  # of queries start to stop - 1, [B, H, rows, Tk]
 
 
+def computed(call: Call) -> tuple[Call, Rows | None]:
+    """What gave the answer behind call.own(), once that was called: a call, and its weights; None: a softmax.
+
+    A block whose answers are an object's says it by a method of this name, on what it was asked.
+    Raises ValueError for another block that answered by itself.
+    """
+    if call.answered is None:
+        return call.held, None
+    attend, asked = call.answered
+    says = getattr(attend, "computed", None)
+    if says is None:
+        raise ValueError(
+            f"layer {call.layer} was answered by {getattr(attend, '__qualname__', attend)} in place of the model, and "
+            "with which weights is not known: watched can be the model's own attention and lab.attention.use, "
+            "without_keys and with_sink_logit"
+        )
+    return says(asked.held)
+
+
 def by_rows(call: Call, weigh: Weigh | Rows | str | None, spread: bool, step: int) -> Found:
     (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
     kind, device = torch.promote_types(call.query.dtype, torch.float32), call.query.device
@@ -37,7 +56,10 @@ def by_rows(call: Call, weigh: Weigh | Rows | str | None, spread: bool, step: in
         here = place[Tk - Tq + start : Tk - Tq + stop, None]
         # what a padded query sees is nobody's, and no query that is a token sees padding
         visible = call.visible.rows(start, stop).to(device) & real & tokens[:, None, None]
-        alone = real[:, 0, :, 0] & (here[:, 0] > first[:, None]) & ~(visible & (place < here)).any(-1).any(1)
+        whole = visible
+        if call.visible.whole is not None:  # keys were hidden, which packs no texts
+            whole = call.visible.whole.rows(start, stop).to(device) & real & tokens[:, None, None]
+        alone = real[:, 0, :, 0] & (here[:, 0] > first[:, None]) & ~(whole & (place < here)).any(-1).any(1)
         if bool(alone.any()):
             raise ValueError(
                 f"in layer {call.layer} a token that is not the first sees none before it: texts were packed into one "
@@ -86,7 +108,7 @@ def weights_of(
     top = scores.amax(-1, keepdim=True)
     top = top if sink is None else torch.maximum(top, sink)
     powers = (scores - torch.where(top == -torch.inf, 0, top)).exp()
-    rest = torch.zeros_like(top) if sink is None else (sink - top).exp()
+    rest = torch.zeros_like(top) if sink is None else (sink - torch.where(top == -torch.inf, 0, top)).exp()
     total = powers.sum(-1, keepdim=True) + rest
     some = torch.where(total > 0, total, 1)
     return powers / some, (rest / some)[..., 0]

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from lab.attention.calls import Call, attending
+from lab.attention.chunks import weights_of
 from lab.models import Loaded
 
 ELEMENTS = 2**20  # weights in memory at a time, 4 MiB in float32
@@ -27,21 +29,14 @@ def without_keys(
         raise ValueError(f"positions count from 1, the first real token; got {tuple(positions)}")
     chosen = _layers(model, layers)
 
-    def attend(call: Call) -> Tensor:
-        if call.cross or call.layer not in chosen:
-            return call.own()
+    def without(call: Call) -> Call:
         _refuse_cache(call)
         real = call.visible.real(call.query.device)
         number = real.int().cumsum(1).masked_fill(~real, 0)
-        hidden = torch.isin(number, torch.tensor(positions, device=number.device))[:, None, None]
+        hidden = torch.isin(number, torch.tensor(positions, device=number.device))
+        return replace(call, visible=call.visible.without(hidden))
 
-        def change(scores: Tensor, visible: Tensor) -> tuple[Tensor, Tensor | None]:
-            left = visible & ~hidden
-            return scores.masked_fill(~torch.where(left.any(-1, keepdim=True), left, visible), -torch.inf), None
-
-        return _answer(call, change)
-
-    with attending(model, attend):
+    with attending(model, Changed(chosen, without)):
         yield model
 
 
@@ -54,16 +49,16 @@ def with_sink_logit(model: Loaded, logit: float | Tensor, layers: Sequence[int] 
     """
     chosen = _layers(model, layers)
 
-    def attend(call: Call) -> Tensor:
-        if call.cross or call.layer not in chosen:
-            return call.own()
-        sink = torch.as_tensor(logit, device=call.query.device)
+    def beside(call: Call) -> Call:
+        wide = torch.promote_types(call.query.dtype, torch.float32)
+        sink = torch.as_tensor(logit, device=call.query.device).to(wide)
         heads = call.query.shape[1]
         if sink.ndim and sink.shape != (heads,):
             raise ValueError(f"logit must be a number or one for each of {heads} heads; got {tuple(sink.shape)}")
-        return _answer(call, lambda scores, visible: (scores.masked_fill(~visible, -torch.inf), sink.expand(heads)))
+        sink = sink.expand(heads)  # with the model's own, two keys without a value are as one
+        return replace(call, sink=sink if call.sink is None else torch.logaddexp(call.sink.to(wide), sink))
 
-    with attending(model, attend):
+    with attending(model, Changed(chosen, beside)):
         yield model
 
 
@@ -133,23 +128,33 @@ def _refuse_cache(call: Call) -> None:
         raise ValueError("positions are counted in a pass over the whole text: pass use_cache=False")
 
 
-def _answer(call: Call, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]) -> Tensor:
-    """The softmax of changed scores times values, some rows at a time: [B, Tq, H, Dv]."""
+class Changed:
+    """Answers the calls of some layers by the softmax of a changed one; `computed` is for who wants the weights."""
+
+    def __init__(self, layers: set[int], change: Callable[[Call], Call]) -> None:
+        self.layers, self.change = layers, change
+
+    def __call__(self, call: Call) -> Tensor:
+        if call.cross or call.layer not in self.layers:
+            return call.own()
+        return _answer(self.change(call))
+
+    def computed(self, call: Call) -> tuple[Call, None]:
+        return self.change(call), None
+
+
+def _answer(call: Call) -> Tensor:
+    """The softmax of a call's scores times values, some rows at a time: [B, Tq, H, Dv]."""
     (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
     values = call.value.repeat_interleave(H // call.value.shape[1], 1)
+    values = torch.where(_kept(call, values), values, 0)
     step, outs = max(1, ELEMENTS // max(1, B * H * Tk)), []
     for start in range(0, Tq, step):
         stop = min(start + step, Tq)
         visible = call.visible.rows(start, stop).to(call.query.device)
-        scores, sink = change(call.scores(start, stop), visible.expand(-1, H, -1, -1))
-        logits = [logit for logit in (call.sink, sink) if logit is not None]  # the model's own, and one more
-        extra = [logit.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1) for logit in logits]
-        full = torch.cat([scores, *extra], -1)
-        seen = (full != -torch.inf).any(-1, keepdim=True)
-        weights = torch.where(seen, full, 0).softmax(-1)[..., :Tk]
-        weights = torch.where(visible & seen, weights, 0).to(values.dtype)
-        weights = nn.functional.dropout(weights, call.dropout, call.module.training)
-        outs.append(weights @ torch.where(_kept(call, values), values, 0))
+        weights, _ = weights_of(call, None, start, stop, visible.expand(-1, H, -1, -1))
+        weights = nn.functional.dropout(weights.to(values.dtype), call.dropout, call.module.training)
+        outs.append(weights @ values)
     return torch.cat(outs, 2).transpose(1, 2).contiguous()
 
 

@@ -8,9 +8,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from lab.attention.calls import Call, attending
-from lab.attention.chunks import Rows, weights_of
-from lab.attention.use import Using, use
+from lab.attention.calls import Call, listening
+from lab.attention.chunks import computed, weights_of
+from lab.attention.use import use
 from lab.models.hooks import evaluating
 
 MOST = 256  # tokens: the weights of a layer are heads x T x T
@@ -32,20 +32,20 @@ def pattern(model: Any, text: str, layer: int, *, normalizer: str = "softmax", m
     found: list[tuple[Tensor, Tensor]] = []
 
     def see(call: Call) -> Tensor:
+        out = call.own()
         if call.layer == layer and not call.cross and not found:
+            call, weigh = computed(call)
             queries = call.query.shape[2]
-            answer = call.inside.answer(call) if isinstance(call.inside, Using) else None
             visible = call.visible.rows(0, queries).to(call.query.device)
-            weigh = None if answer is None else Rows(answer.weights)
             weights, _ = weights_of(call, weigh, 0, queries, visible.expand(-1, call.query.shape[1], -1, -1))
             shared = call.query.shape[1] // call.value.shape[1]
             found.append((weights[0], call.value[0].norm(dim=-1).repeat_interleave(shared, 0)))
-        return call.own()
+        return out
 
     with ExitStack() as hold:
         if normalizer != "softmax":
             hold.enter_context(use(model, normalizer))
-        hold.enter_context(attending(model, see))
+        hold.enter_context(listening(model, see))
         if not 1 <= layer <= model.depth:
             raise ValueError(f"layer must be from 1 to {model.depth}; got {layer}")
         if model.tokenizer is None:

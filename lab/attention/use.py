@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lab.attention.answer import Answer
 from lab.attention.calls import Call, attending
+from lab.attention.chunks import Rows
 from lab.attention.normalizer import Normalizer, taken, wants
 from lab.attention.normalizers import NORMALIZERS
 from lab.models import Loaded
-from lab.models.hooks import evaluating
 
 PLACE = "normalizer"  # the name that a layer's parameters have in its attention module
 
@@ -35,21 +35,20 @@ def use(model: Any, name: str, **options: Any) -> Iterator[Loaded]:
     block. Behind it the model is as it was: to keep the parameters, take model.state_dict() inside, and load it inside
     a later block of the same normalizer. A block inside another one stands in the inner one's place.
 
-    The example is run once when the block is entered, so refusals come at once. TypeError: no model of lab.models.
+    The example is run once when the block is entered, so refusals come at once. TypeError: no model of lab.models, a
+    name that is no string.
     ValueError: an unknown name or option; a model without attention or outside transformers' interface, as bloom and
     falcon; a model that this normalizer does not fit: sink logits with any but softmax and gated, a bias or a cap with
     linear attention, cached keys or cross-attention with multi-token attention.
     """
     normalizer = _known(name, options)
     with ExitStack() as hold:
-        hold.enter_context(attending(model, Using(normalizer, options, hold)))
-        with torch.inference_mode(), evaluating(model.model):
-            model.model(**model.example)
+        hold.enter_context(attending(model, Using(normalizer, options, hold), rehearse=True))
         yield model
 
 
 class Using:
-    """Answers a call by one normalizer; `answer` is for who wants the weights behind it."""
+    """Answers a call by one normalizer; `answer` and `computed` are for who wants the weights behind it."""
 
     def __init__(self, normalizer: Normalizer, options: dict[str, Any], hold: ExitStack) -> None:
         self.normalizer, self.options, self.hold = normalizer, options, hold
@@ -57,6 +56,9 @@ class Using:
 
     def __call__(self, call: Call) -> Tensor:
         return self.answer(call).output()
+
+    def computed(self, call: Call) -> tuple[Call, Rows]:
+        return call, Rows(self.answer(call).weights)
 
     def answer(self, call: Call) -> Answer:
         if self.normalizer.learned is None:
@@ -67,8 +69,10 @@ class Using:
 
 
 def _known(name: str, options: dict[str, Any]) -> Normalizer:
+    if not isinstance(name, str):
+        raise TypeError(f"a normalizer is called by its name, one of {', '.join(NORMALIZERS)}; got {name!r}")
     if name not in NORMALIZERS:
-        near = get_close_matches(str(name), NORMALIZERS, n=1)
+        near = get_close_matches(name, NORMALIZERS, n=1)
         hint = f"did you mean {near[0]!r}? There" if near else "there"
         raise ValueError(f"no normalizer {name!r}; {hint} are {', '.join(NORMALIZERS)}")
     normalizer = NORMALIZERS[name]

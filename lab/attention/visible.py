@@ -26,10 +26,13 @@ class Visible:
         pattern: Pattern | None,
         padding: Tensor | None = None,
         own: Callable[[], Any] = lambda: None,
+        held: "Callable[[], Visible | None]" = lambda: None,
+        whole: "Visible | None" = None,
     ) -> None:
         self.batch, self.queries, self.keys = shape
         self.pattern, self.padding = pattern, padding
-        self._rows, self._own = rows, own
+        self.whole = whole  # before keys were hidden, if any were
+        self._rows, self._own, self._held = rows, own, held
 
     @cached_property
     def kind(self) -> Literal["full", "causal", "pattern"]:
@@ -39,6 +42,53 @@ class Visible:
     def own(self) -> Any:
         """The mask as the model's own attention wants it, made when first asked for."""
         return self._own()
+
+    @cached_property
+    def held(self) -> "Visible":
+        """The same of the keys that a cache holds, where it has free places behind the last query.
+
+        ValueError where the queries see those too.
+        """
+        return self._held() or self
+
+    def towards(self, causal: bool, told: bool | None) -> "Visible":
+        """The same, or its opposite: without any mask a model's own attention sees all or nothing ahead as it is told.
+
+        causal: what its module says; told: what this pass says instead, if it does. ValueError where that is not the
+        mask's and there are not as many queries as keys.
+        """
+        if self.queries == 1 or (told is None and self.kind == "pattern"):
+            return self
+        causal = causal if told is None else told
+        bare = self if causal == (self.kind != "full") else self.own
+        while isinstance(bare, Visible) and bare is not self:
+            bare = bare.own
+        if bare is not None or (told is None and self.queries != self.keys):
+            return self
+        if self.queries != self.keys:
+            raise ValueError(
+                f"which of {self.keys} keys {self.queries} queries see with is_causal={causal} and no mask is not "
+                "known here: leave is_causal to the model"
+            )
+        place = torch.arange(self.keys, device=self.rows(0, 1).device)
+
+        def rows(start: int, stop: int) -> Tensor:
+            seen = (place <= place[start:stop, None]) | (not causal)
+            return seen.expand(self.batch, 1, -1, -1)
+
+        shape = self.batch, self.queries, self.keys
+        return Visible(shape, rows, "causal" if causal else "full", None, lambda: self.own)
+
+    def without(self, hidden: Bool[Tensor, "B Tk"]) -> "Visible":
+        """The same without these keys, but for queries that see no other."""
+
+        def rows(start: int, stop: int) -> Tensor:
+            seen = self.rows(start, stop)
+            left = seen & ~hidden.to(seen.device)[:, None, None]
+            return torch.where(left.any(-1, keepdim=True), left, seen)
+
+        shape = self.batch, self.queries, self.keys
+        return Visible(shape, rows, None, self.padding, lambda: self.own, whole=self.whole or self)
 
     def rows(self, start: int, stop: int) -> Bool[Tensor, "B Heads rows Tk"]:
         """The keys that queries start to stop - 1 may see; Heads is 1 where all heads see the same."""
@@ -66,9 +116,9 @@ def asked(own: Callable[..., Any], **request: Any) -> Visible:
     if padding is not None and padding.all():
         padding = None
     simple = request.get("local_size") is None or keys < request["local_size"]  # a window wider than the text
-    aligned = bool(before + queries == first + keys)
+    end = int(before + queries) - first  # behind the last query; a cache of fixed size has free places there
     pattern: Pattern | None = None
-    if simple and aligned and request.get("allow_is_causal_skip", True):
+    if simple and end == keys and request.get("allow_is_causal_skip", True):
         pattern = "causal" if queries > 1 else "full"  # the last query sees every key
     elif simple and request.get("allow_is_bidirectional_skip", False):
         pattern = "full"
@@ -77,7 +127,24 @@ def asked(own: Callable[..., Any], **request: Any) -> Visible:
         part = {"q_length": stop - start, "q_offset": before + start, "local_size": None}
         return sdpa_mask(**request | part | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
-    return Visible((request["batch_size"], queries, keys), rows, pattern, padding, lambda: own(**request))
+    def held() -> Visible | None:
+        if end >= keys and (queries > 1 or pattern is not None):
+            return None
+        last = rows(queries - 1, queries)
+        if bool(last[..., end:].any()):
+            raise ValueError(
+                f"the queries see {keys - end} free places of a cache, which no token has come to yet: pass "
+                "use_cache=False, or let no query see what comes after it"
+            )
+        if end < keys:
+            return asked(own, **request | {"kv_length": end}).held
+        real = True if padding is None else padding.to(last.device)[:, None, None]
+        if queries == 1 and bool((last == real).all()):  # asked to be made whole for a compiler's sake
+            return Visible(shape, rows, "full", padding)
+        return None
+
+    shape = request["batch_size"], queries, keys
+    return Visible(shape, rows, pattern, padding, lambda: own(**request), held)
 
 
 def given(mask: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> tuple[Visible, Tensor | None]:

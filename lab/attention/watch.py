@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from lab.attention import flash
-from lab.attention.calls import Call, attending
-from lab.attention.chunks import Rows, Weigh
+from lab.attention.calls import Call, listening
+from lab.attention.chunks import Weigh, computed
 from lab.attention.sinks import BACKENDS, REFUSALS, Seen, answered, choose, measure
 from lab.attention.tally import Tally
-from lab.attention.use import Using
 
 
 class Sinks:
@@ -52,20 +52,18 @@ class Sinks:
                 f"layer {call.layer} of {self.model.name} asks for attention twice in a pass, the second time in "
                 f"{type(call.module).__name__}: which of the two to show is not known here"
             )
-        weigh = self.weigh
-        if weigh is None and isinstance(call.inside, Using):
-            weigh = Rows(call.inside.answer(call).weights)  # what the model computes with, learned weights and all
-        backend = choose(call, weigh) if self.backend == "auto" else self.backend
-        if backend == "fused" and weigh is None and not _needs_own(call):
-            out, self._batch[call.layer] = answered(call, self.spread)
+        backend = choose(call.held, self.weigh) if self.backend == "auto" else self.backend
+        if backend == "fused" and self.weigh is None and not _needs_own(call):
+            out, self._batch[call.layer] = answered(call.held, self.spread)
             return out
         overheard = flash.Overheard() if backend in {"flash", "tiles"} else None
         with overheard or nullcontext():
             out = call.own()
         heard = [] if overheard is None else overheard.found
         # one query beside a cache is computed as several of one shared head, and its lse has that shape
-        fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3]
-        self._batch[call.layer] = measure(call, backend, weigh, heard[0] if fits else None, self.spread)
+        fits = len(heard) == 1 and heard[0].shape == call.query.shape[:3] and call.answered is None
+        seen, weigh = computed(call) if self.weigh is None else (call.held, self.weigh)
+        self._batch[call.layer] = measure(seen, self.backend, weigh, heard[0] if fits else None, self.spread)
         return out
 
 
@@ -87,10 +85,11 @@ def watch(
 ) -> Iterator[Sinks]:
     """Inside the block every forward pass of the model, however it comes about, is watched: sinks.result().
 
-    The model computes what it computes without, bit for bit but for "fused"; what is kept is linear in T. A_ik is the
-    weight that query i gives key k; positions count from the first real token of each sequence, which is 1; padding is
-    neither query nor key. Means are over the queries of a sequence first, then over the sequences that have the
-    position.
+    The model computes what it computes without, bit for bit but for "fused", and its attention is seen as that is: by
+    `lab.attention.use`, `without_keys` or `with_sink_logit`, whichever block is opened first. What is kept is linear in
+    T. A_ik is the weight that query i gives key k; positions count from the first real token of each sequence, which is
+    1; padding is neither query nor key. Means are over the queries of a sequence first, then over the sequences that
+    have the position.
 
     At [layer, head, position k]:
         mass          alpha_k = 1 / (T - k + 1) sum_{i >= k} A_ik where no query sees a later key, and 1 / T sum_i A_ik
@@ -136,12 +135,16 @@ def watch(
     Raises TypeError and ValueError as `lab.attention.calls.attending`, ValueError for an unknown backend or normalizer,
     thresholds or `first` out of range, and, from the model's own pass, for a call that the backend cannot take.
     """
-    if backend != "auto" and backend not in BACKENDS:
+    if backend not in ("auto", *BACKENDS):
         raise ValueError(f"no backend {backend!r}; there are {['auto', *REFUSALS]}")
-    if not thresholds or not all(0 <= eps < 1 for eps in thresholds) or first < 1:
+    if isinstance(thresholds, str) or not isinstance(thresholds, Sequence | np.ndarray):
+        raise TypeError(f"thresholds are several numbers, as (0.3,); got {thresholds!r}")
+    if isinstance(first, bool) or not isinstance(first, int | np.integer):
+        raise TypeError(f"first is a number of keys, an int; got {first!r}")
+    if not len(thresholds) or not all(0 <= eps < 1 for eps in thresholds) or first < 1:
         raise ValueError(f"needed are thresholds in [0, 1) and first >= 1; got {tuple(thresholds)} and {first}")
     sinks = Sinks(model, Tally(thresholds, first), backend, _weigh(normalizer, backend), spread)
-    with attending(model, sinks._attend):
+    with listening(model, sinks._attend):
         handles = [
             model.model.register_forward_pre_hook(sinks._begin),
             model.model.register_forward_hook(sinks._end),
@@ -159,6 +162,8 @@ def _weigh(normalizer: Any, backend: str) -> Weigh | str | None:
         return normalizer
     from lab.attention.normalizers import NORMALIZERS
 
+    if not isinstance(normalizer, str):
+        raise TypeError(f"normalizer is a name, one of {sorted(NORMALIZERS)}, or a function; got {normalizer!r}")
     if normalizer not in NORMALIZERS:
         raise ValueError(f"no normalizer {normalizer!r}; there are {sorted(NORMALIZERS)}")
     found = NORMALIZERS[normalizer]
