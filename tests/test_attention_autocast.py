@@ -1,4 +1,4 @@
-"""A model under autocast: attention that is exchanged is computed in float32, as the fused one is, and given back half."""
+"""Under autocast attention that is exchanged is computed in float32, as the fused one is, and given back half."""
 
 from contextlib import contextmanager
 
@@ -27,9 +27,7 @@ def half():
 def given_states(model, states):
     """The first layer's queries, keys and values are these; yields a list that takes what its attention gives."""
     own, out = model.model.encoder.layer[0].attention.self, []
-    hooks = [
-        getattr(own, name).register_forward_hook(lambda _m, _a, _out, x=x: x) for name, x in states.items()
-    ]
+    hooks = [getattr(own, name).register_forward_hook(lambda _m, _a, _out, x=x: x) for name, x in states.items()]
     hooks.append(own.register_forward_hook(lambda _m, _a, found: out.append(found[0])))
     try:
         yield out
@@ -79,7 +77,11 @@ def test_values_and_gradients_are_those_of_float64(way, scale):
     for name, mine, right in zip(states, found, wanted, strict=True):
         assert mine.dtype == HALF
         torch.testing.assert_close(
-            mine.double(), right, rtol=ROUNDING, atol=1e-4 * float(right.detach().abs().max()), msg=lambda m, n=name: f"{n}: {m}"
+            mine.double(),
+            right,
+            rtol=ROUNDING,
+            atol=1e-4 * float(right.detach().abs().max()),
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
@@ -108,7 +110,9 @@ def test_scores_and_weights_are_float32_and_a_double_stays_one():
     model, kinds = drawn("llama"), set()
 
     def listen(call):
-        kinds.add((call.scores().dtype, lab.attention.answer.Answer(NORMALIZERS["softmax"], call, {}).weights(0, 2).dtype))
+        kinds.add(
+            (call.scores().dtype, lab.attention.answer.Answer(NORMALIZERS["softmax"], call, {}).weights(0, 2).dtype)
+        )
         return call.own()
 
     with attending(model, listen), torch.no_grad(), half():

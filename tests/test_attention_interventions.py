@@ -123,11 +123,11 @@ def test_coordinates_are_set_beside_a_cache_as_in_one_pass(position, side):
     places = (mask.cumsum(1) - 1).clamp(min=0)
     with activations_set(model, 1, {5: 7.0}, position), torch.no_grad():
         want = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+        cache = None
         for tokens in (slice(0, 3), slice(3, 8), slice(8, 9)):
-            more = {} if not tokens.start else {"past_key_values": cache}
             out = model.model(
                 input_ids=ids[:, tokens], attention_mask=mask[:, : tokens.stop], position_ids=places[:, tokens],
-                use_cache=True, **more,
+                use_cache=True, past_key_values=cache,
             )  # fmt: skip
             cache = out.past_key_values
             here = real[:, tokens]

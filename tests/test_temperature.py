@@ -77,7 +77,7 @@ def test_padded_keys_are_not_counted():
 
 @pytest.mark.parametrize("length", [0.0, 0.4])
 def test_a_token_adds_the_same_wherever_it_stands(length):
-    """A model that rotates its queries: what is the token's own tells nothing of its place, nor of padding before it."""
+    """In a model that rotates its queries what is the token's own tells nothing of its place, nor of padding."""
     model = lab.models.tiny("llama", layers=1, dim=32)
     ids = torch.full((1, 12), 33)
     aside, mask = torch.cat([ids[:, :5] * 0, ids], 1), torch.cat([torch.zeros(1, 5), torch.ones(1, 12)], 1).long()

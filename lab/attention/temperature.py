@@ -17,8 +17,8 @@ def temperatures(model: Any, **inputs: Tensor) -> xr.Dataset:
     """tau_i = 1 + tanh(w_h . h_i) + length_h log n_i of every query, in a model inside `use(model, "ssa")`.
 
     Returns tau[layer, head, text, position], what scores are multiplied by, and spike, the part that is the token's
-    own, tanh(w_h . h_i) of the state h_i that enters attention, before any rotation; the rest is the position's. Layers are numbered as states are, from 1. Padded queries have
-    numbers too, of no meaning.
+    own, tanh(w_h . h_i) of the state h_i that enters attention, before any rotation; the rest is the position's. Layers
+    are numbered as states are, from 1. Padded queries have numbers too, of no meaning.
 
     Raises ValueError outside of such a block, where no layer has temperatures.
     """

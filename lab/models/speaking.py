@@ -8,9 +8,7 @@ from lab.models.loaded import Loaded
 HEADS = ("ForCausalLM", "LMHeadModel")  # how transformers ends the names of what says the next token
 
 
-def speaking(
-    model: Loaded, *, revision: str | None = None, trust_remote_code: bool = False
-) -> nn.Module | None:
+def speaking(model: Loaded, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module | None:
     """Logits for what comes next, model(input_ids=ids).logits [B, T, V], from this very model's states.
 
     The whole is loaded again from where `lab.models.load` found the model, and the loaded model put in the place of its
