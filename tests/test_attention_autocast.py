@@ -131,3 +131,20 @@ def test_autocast_goes_on_behind_the_attention():
         model.model(**inputs(model)[0])
         hook.remove()
     assert kinds == [HALF]
+
+
+def test_scores_given_by_hand_are_not_halved_either():
+    g = torch.Generator().manual_seed(5)
+    scores, values = 20 * torch.randn(2, 4, 9, 9, generator=g), torch.randn(2, 4, 9, 5, generator=g)
+    seen = torch.ones(9, 9, dtype=torch.bool).tril().expand_as(scores)
+    mixed = {"kernel": torch.randn(4, 3, 5, generator=g), "mix": torch.randn(2, 2, 2, generator=g)}
+    stream, n = NORMALIZERS["softmax"].stream, seen.sum(-1, keepdim=True)
+    found = []
+    for autocast in (False, True):
+        with torch.autocast("cpu", HALF, enabled=autocast):
+            sums = None
+            for keys in (slice(0, 4), slice(4, 9)):
+                sums = stream.take(sums, scores[..., keys], seen[..., keys], values[..., keys, :], n)
+            found.append((NORMALIZERS["mta"](scores, seen, **mixed), stream.finish(sums)))
+    for plain, other in zip(*found, strict=True):
+        assert torch.equal(plain, other)
