@@ -69,7 +69,7 @@ def matrices(model, given):
 def statistics(A, real, threshold=0.3, first=4):
     """The definitions, sequence by sequence, of A [B, H, T, T] and real [B, T]: {name: [H, P] or [H, B]}."""
     H, P = A.shape[1], int(real.sum(1).max())
-    places = {name: np.zeros((H, P)) for name in ("mass", "lift", "sink_rate")}
+    places = {name: np.zeros((H, P)) for name in ("mass", "share", "lift", "sink_rate", "mass_rate")}
     singles = {name: [] for name in ("entropy", "effective_keys", "distance", "row_mass", "first_share", "first_token")}
     support = np.zeros(P)
     for matrix, here in zip(A, np.asarray(real), strict=True):
@@ -80,17 +80,20 @@ def statistics(A, real, threshold=0.3, first=4):
         n = T - np.arange(T) if causal else np.full(T, T)
         alpha = a.sum(1) / n
         even = (visible / visible.sum(2, keepdims=True)).sum(1) / n
+        p = a / a.sum(-1, keepdims=True)  # a itself for a softmax without a sink logit
+        share = p.sum(1) / n
         places["mass"][:, :T] += alpha
-        places["lift"][:, :T] += alpha / even
-        places["sink_rate"][:, :T] += alpha > threshold
+        places["share"][:, :T] += share
+        places["lift"][:, :T] += share / even
+        places["sink_rate"][:, :T] += share > threshold
+        places["mass_rate"][:, :T] += alpha > threshold
         support[:T] += 1
-        p = a / a.sum(-1, keepdims=True)
         i = np.arange(T)
         singles["entropy"].append(-(p * np.log(np.where(p > 0, p, 1))).sum(-1).mean(-1))
         singles["effective_keys"].append((1 / (p**2).sum(-1)).mean(-1))
         singles["distance"].append((p * (i[:, None] - i)).sum(-1).mean(-1))
         singles["row_mass"].append(a.sum(-1).mean(-1))
         singles["first_share"].append(p[..., :first].sum(-1).mean(-1))
-        singles["first_token"].append((p / n).sum(1)[:, 0])
+        singles["first_token"].append(share[:, 0])
     found = {name: values / support for name, values in places.items()}
     return found | {name: np.stack(values, 1) for name, values in singles.items()}

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from attention_oracle import drawn, inputs, matrices
+from families import FAMILIES
 
 import lab
 from lab.attention.activations import activations
@@ -110,6 +112,55 @@ def test_coordinates_are_set_where_they_were_asked_to(name, side):
     with lab.capture.tap(model, ["layer.2"]) as after:
         run(model, given)
     assert torch.equal(after["layer.2"], before["layer.2"])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("position", [None, 1, 5])
+def test_coordinates_are_set_beside_a_cache_as_in_one_pass(position, side):
+    model = drawn("llama")
+    given, real = inputs(model, side, (9, 7, 8))
+    ids, mask = given["input_ids"], given["attention_mask"]
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    with activations_set(model, 1, {5: 7.0}, position), torch.no_grad():
+        want = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+        cache = None
+        for tokens in (slice(0, 3), slice(3, 8), slice(8, 9)):
+            out = model.model(
+                input_ids=ids[:, tokens], attention_mask=mask[:, : tokens.stop], position_ids=places[:, tokens],
+                use_cache=True, past_key_values=cache,
+            )  # fmt: skip
+            cache = out.past_key_values
+            here = real[:, tokens]
+            torch.testing.assert_close(out.last_hidden_state[here], want[:, tokens][here], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(run(model, given)[real], want[real], atol=1e-2)
+
+
+def test_coordinates_are_set_in_each_step_of_a_generation():
+    torch.manual_seed(0)
+    whole = tf.AutoModelForCausalLM.from_config(FAMILIES["llama"]()).eval()
+    model = lab.models.describe("llama", "test", whole.model, None, None)
+    ids = torch.randint(5, 90, (2, 6))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    for position in (None, 1, 8):
+        with activations_set(model, 1, {5: 90.0}, position):
+            how = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+            made = whole.generate(ids, attention_mask=mask, **how)
+            full = torch.cat([mask, torch.ones(2, 5, dtype=torch.long)], 1)
+            places = (full.cumsum(1) - 1).clamp(min=0)
+            with torch.no_grad():
+                said = whole(input_ids=made, attention_mask=full, position_ids=places).logits.argmax(-1)
+        assert torch.equal(said[:, 5:-1], made[:, 6:])
+
+
+def test_a_mask_is_read_wherever_it_is_given_and_refused_where_it_says_nothing():
+    model = drawn("llama")
+    given, real = inputs(model, "left")
+    ids, mask = given.values()
+    with activations_set(model, 1, {5: 7.0}, 1), torch.no_grad():
+        want = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(model.model(ids, mask).last_hidden_state[real], want[real])
+        with pytest.raises(ValueError, match=r"attention_mask \[B, tokens so far\], here \[3, 9\]; got \[3, 1, 9, 9\]"):
+            model.model(input_ids=ids, attention_mask=mask[:, None, None].bool() & torch.ones(9, 9).tril().bool())
 
 
 def test_coordinates_may_come_from_moments():

@@ -12,7 +12,6 @@ from attention_oracle import PICTURES, TEXTS, drawn, inputs, matrices, statistic
 import lab
 
 ROOT = Path(__file__).parents[1]
-SHARE = {"gpt_oss"}  # rows sum to less than 1: what is of shares there is of rows made whole
 
 
 def watched(model, given, **kw):
@@ -35,7 +34,7 @@ def compare(result, A, real, *, rtol=1e-4, atol=2e-5, leave=()):
         for name, right in want.items():
             if name in leave:
                 continue
-            got = here[name].isel(threshold=0) if name == "sink_rate" else here[name]
+            got = here[name].isel(threshold=0) if name.endswith("_rate") else here[name]
             np.testing.assert_allclose(got.values, right, rtol=rtol, atol=atol, err_msg=f"{name} of layer {layer + 1}")
 
 
@@ -54,9 +53,8 @@ def test_texts_are_watched_as_eager_attention_has_them(name, side, backend, monk
     model = drawn(name)
     given, real = inputs(model, side)
     result = watched(model, given, backend=backend)
-    leave = {"lift", "sink_rate", "first_token"} if name in SHARE else ()
     tight = {"t5": 1e-3}.get(name, 1e-4)  # its scores are not scaled down, and reach 50
-    compare(result, matrices(model, given), real, leave=leave, rtol=tight, atol=tight)
+    compare(result, matrices(model, given), real, rtol=tight, atol=tight)
     assert result.support.values.tolist() == [(int(n) <= real.sum(1)).sum() for n in result.position]
     assert sorted(result.length.values) == sorted(real.sum(1).tolist())
 
@@ -142,6 +140,18 @@ def test_sink_logits_take_what_the_rows_do_not_have():
     np.testing.assert_allclose(result.lift[0], whole["lift"], rtol=1e-4)
     np.testing.assert_allclose(result.first_token[0], whole["first_token"], rtol=1e-4)
     np.testing.assert_allclose(result.share[0], whole["mass"], rtol=1e-4)
+
+
+def test_what_a_sink_logit_leaves_may_be_above_no_threshold_where_its_share_is():
+    model = drawn("gpt_oss")
+    given, real = inputs(model)
+    result = watched(model, given, thresholds=(0.1, 0.3))
+    assert result.mass_rate.dims == result.sink_rate.dims == ("layer", "head", "threshold", "position")
+    assert (result.mass_rate <= result.sink_rate).all()
+    assert float((result.sink_rate - result.mass_rate).max()) == 1
+    for threshold in (0.1, 0.3):
+        want = statistics(matrices(model, given)[1], real, threshold)["mass_rate"]
+        np.testing.assert_allclose(result.mass_rate.sel(layer=2, threshold=threshold), want)
 
 
 def test_values_weigh_what_they_receive():

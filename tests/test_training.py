@@ -246,9 +246,10 @@ def test_right_is_where_the_likeliest_token_is_the_next():
 def test_vitals_are_their_definitions():
     run = language_model(BigramBackcopy(length=10), SMALL, progress=False)
     model, ids = run.model, BigramBackcopy(length=10).draw(6, 1).ids
-    matrices, states = {}, {}
+    matrices, values, states = {}, {}, {}
 
     def textbook(call):
+        values[call.layer] = call.value.double().norm(dim=-1)  # [B, H, T]
         mask = call.visible.rows(0, call.visible.queries)
         matrices[call.layer] = call.scores().masked_fill(~mask, -torch.inf).softmax(-1)  # [B, H, T, T]
         return call.own()
@@ -266,11 +267,15 @@ def test_vitals_are_their_definitions():
     np.testing.assert_allclose(seen["sink_rate"], (alpha > 0.2).double().mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(seen["lift"], alpha.mean((1, 2)) * 10 / harmonic, rtol=1e-5)
     np.testing.assert_allclose(seen["row_mass"], [1, 1], rtol=1e-5)
+    for layer, norm in values.items():
+        ratio = norm[..., 0].mean(0) / norm[..., 1:].mean((0, 2))  # of each head
+        assert seen["value"][layer - 1] == pytest.approx(float(ratio.mean()), rel=1e-5)
     for layer, x in states.items():
         away = x - x.mean()
         assert seen["variance"][layer] == pytest.approx(float(x.var(correction=0)), rel=1e-5)
         assert seen["kurtosis"][layer] == pytest.approx(float((away**4).mean() / (away**2).mean() ** 2), rel=1e-5)
         assert seen["peak"][layer] == pytest.approx(float(x.abs().max() / x.abs().median()), rel=1e-5)
+        assert seen["largest"][layer] == pytest.approx(float(x.abs().max()), rel=1e-5)
 
 
 def test_softmax_disperses_over_large_sets_and_a_sharper_one_less():

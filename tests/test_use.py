@@ -340,7 +340,8 @@ def test_stages_are_what_they_say():
 
     def ssa(call, seen):
         p, n = call.module.normalizer, seen.sum(-1, keepdim=True)
-        temperature = 1 + (call.query * p["of_query"][:, None]).sum(-1, keepdim=True).tanh() + p["length"] * n.log()
+        own = (call.hidden @ p["of_query"].T).tanh().transpose(1, 2)[..., None]
+        temperature = 1 + own + p["length"] * n.log()
         value = call.value * (1 + (call.value * p["of_value"][:, None]).sum(-1, keepdim=True).tanh())
         weights = (temperature * call.scores()).masked_fill(~seen, -torch.inf).softmax(-1)
         return (weights @ shared(call, value)).transpose(1, 2)

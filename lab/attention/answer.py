@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lab.attention.calls import Call
 from lab.attention.normalizer import Normalizer, taken, wants
+from lab.attention.precision import dtype_asked, exact
 
 SCORES_AT_ONCE = 2**22  # numbers in a block of rows: 16 MiB of float32, and a few times that inside a normalizer
 
@@ -60,7 +61,11 @@ class Answer:
         return 0 if stage is None else stage(**taken(stage, self.parameters))
 
     def weights(self, start: int, stop: int) -> Float[Tensor, "B H rows Tk"]:
-        """Of queries start to stop - 1, float32 or wider."""
+        """Of queries start to stop - 1, float32 or wider, under autocast too."""
+        with exact(self.call.query):
+            return self._weights(start, stop)
+
+    def _weights(self, start: int, stop: int) -> Tensor:
         call, first = self.asked, max(0, start - self._halo)
         seen = call.visible.rows(first, stop)
         if self._halo:  # a padded query is none, whatever it sees: the next ones must not read it
@@ -81,7 +86,15 @@ class Answer:
         return torch.where(seen.flatten(0, 1).any(0), keys, 0).amax(-1), keys
 
     def output(self) -> Float[Tensor, "B Tq H D"]:
-        """The layer's answer; of a long sequence no more than a block of rows is held, for the gradient neither."""
+        """The layer's answer; of a long sequence no more than a block of rows is held, for the gradient neither.
+
+        It is computed in float32 or wider, and given back in the type of the queries, or autocast's where that is on.
+        """
+        asked = dtype_asked(self.call.query)
+        with exact(self.call.query):
+            return self._output().to(asked).contiguous()
+
+    def _output(self) -> Tensor:
         call, _ = self.asked, self.by_row  # made here: a block that is evaluated again must find what it found
         (B, H, Tq, _), (_, K, Tk, _) = call.query.shape, call.key.shape
         step = max(1, SCORES_AT_ONCE // max(1, B * H * Tk))
@@ -101,5 +114,4 @@ class Answer:
             parts = [block(*end) for end in ends]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         stage = self.normalizer.after
-        out = out if stage is None else stage(out, self.call, **taken(stage, self.parameters))
-        return out.to(self.call.query.dtype).contiguous()
+        return out if stage is None else stage(out, self.call, **taken(stage, self.parameters))

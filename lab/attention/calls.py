@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lab.attention.precision import exact
 from lab.attention.visible import Visible, asked, given
 from lab.models import Loaded
 from lab.models.hooks import evaluating
@@ -71,7 +72,8 @@ class Call:
         """Of queries start to stop - 1: q k scaling, capped, biased, not masked; float32, or wider if they are."""
         wide = torch.promote_types(self.query.dtype, torch.float32)
         query = self.query[:, :, start:stop].to(wide).unflatten(1, (self.key.shape[1], -1))  # [B, K, G, rows, D]
-        scores = torch.einsum("bkgtd,bksd->bkgts", query, self.key.to(wide)).flatten(1, 2) * self.scaling
+        with exact(self.query):
+            scores = torch.einsum("bkgtd,bksd->bkgts", query, self.key.to(wide)).flatten(1, 2) * self.scaling
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if self.bias is not None:

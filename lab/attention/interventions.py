@@ -1,5 +1,6 @@
 """What happens without the sink: hide its keys, set its massive activations, or let heads look at nothing."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lab.attention.calls import Call, attending
 from lab.attention.chunks import weights_of
+from lab.attention.precision import dtype_asked, exact
 from lab.models import Loaded
 
 ELEMENTS = 2**20  # weights in memory at a time, 4 MiB in float32
@@ -68,10 +70,12 @@ def activations_set(
 ) -> Iterator[Loaded]:
     """Inside the block these coordinates of a layer's states are a constant: {dim: value}, 0 for "set to zero".
 
-    position: only at this token, from 1 at the first real one; None: at all. Set to their mean, massive activations
+    position: only at this token, from 1 at the first real one; None: at all. A cached token is set in the pass that
+    brings it, and counted on from those before. Set to their mean, massive activations
     can be told from what they carry: LLaMA2-7B's perplexity stays, and is lost when they are set to zero (Sun et al.,
     2024, table 3, from third parties' notes). places may be lab.capture.moments(...)["mean"].sel(layer=..., dim=[...]).
-    Raises ValueError for a layer or dims that are not there, or a layer after the final norm, which nothing reads.
+    Raises ValueError for a layer or dims that are not there, or a layer after the final norm, which nothing reads; and,
+    from the model's pass, for a mask that does not say which tokens are real.
     """
     if isinstance(places, xr.DataArray):
         places = dict(zip(places["dim"].values.tolist(), places.values.tolist(), strict=True))
@@ -84,16 +88,19 @@ def activations_set(
     name = model.blocks[layer - 1]
     if model.blocks.count(name) > 1:
         raise ValueError(f"{name} is run for several layers, and would be changed in all of them")
-    mask: Tensor | None = None
+    mask, before = None, 0
+    names = tuple(inspect.signature(model.model.forward).parameters)
 
-    def begin(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:  # noqa: ARG001
-        nonlocal mask
-        mask = kwargs.get("attention_mask") if isinstance(kwargs.get("attention_mask"), Tensor) else None
+    def begin(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        nonlocal mask, before
+        given = dict(zip(names, args, strict=False)) | kwargs
+        mask, cache = given.get("attention_mask"), given.get("past_key_values")
+        before = 0 if cache is None else int(cache.get_seq_length())  # read now: the pass adds its own
 
     def change(_: nn.Module, args: tuple[object, ...], output: object) -> object:  # noqa: ARG001
         state = output[0] if isinstance(output, tuple) else output
         changed = state.clone()
-        at = _at(state, mask, position)
+        at = _at(state, mask, before, position)
         for dim, value in places.items():
             changed[..., dim] = torch.where(at, torch.as_tensor(value, dtype=state.dtype), state[..., dim])
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -110,10 +117,20 @@ def activations_set(
             handle.remove()
 
 
-def _at(state: Tensor, mask: Tensor | None, position: int | None) -> Tensor:
-    """bool [B, T]: the tokens whose coordinates are set."""
-    real = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if mask is None else mask.bool()
-    return real if position is None else real & (real.int().cumsum(1) == position)
+def _at(state: Tensor, mask: object, before: int, position: int | None) -> Tensor:
+    """bool [B, T]: the tokens whose coordinates are set; `before` them stand those of a cache."""
+    B, T = state.shape[:2]
+    real = torch.ones(B, before + T, dtype=torch.bool, device=state.device)
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.shape != real.shape:
+            got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(
+                f"which tokens are real is read from attention_mask [B, tokens so far], here {[B, before + T]}; got "
+                f"{got}: pass that, or none where nothing is padded"
+            )
+        real = mask.to(state.device).bool()
+    chosen = real if position is None else real & (real.int().cumsum(1) == position)
+    return chosen[:, before:]
 
 
 def _layers(model: Loaded, layers: Sequence[int] | None) -> set[int]:
@@ -144,9 +161,16 @@ class Changed:
 
 
 def _answer(call: Call) -> Tensor:
-    """The softmax of a call's scores times values, some rows at a time: [B, Tq, H, Dv]."""
+    """The softmax of a call's scores times values, some rows at a time, in float32 inside: [B, Tq, H, Dv]."""
+    asked = dtype_asked(call.query)
+    with exact(call.query):
+        return _rows_of(call).to(asked)
+
+
+def _rows_of(call: Call) -> Tensor:
     (B, H, Tq, _), Tk = call.query.shape, call.key.shape[2]
-    values = call.value.repeat_interleave(H // call.value.shape[1], 1)
+    wide = torch.promote_types(call.value.dtype, torch.float32)
+    values = call.value.to(wide).repeat_interleave(H // call.value.shape[1], 1)
     values = torch.where(_kept(call, values), values, 0)
     step, outs = max(1, ELEMENTS // max(1, B * H * Tk)), []
     for start in range(0, Tq, step):

@@ -73,18 +73,23 @@ def queries_before(kernel: Tensor | None = None, after_kernel: Tensor | None = N
 
 
 def temperatures(call: Any) -> dict[str, Tensor]:
-    """SSA's maps of queries and values to one number for each token and head, zero, and the weight of log n."""
-    (_, H, _, D), (_, K, _, Dv) = call.query.shape, call.value.shape
+    """SSA's maps of states and values to one number for each token and head, zero, and the weight of log n."""
+    H, (_, K, _, Dv) = call.query.shape[1], call.value.shape
     return {
-        "of_query": torch.zeros(H, D),
+        "of_query": torch.zeros(H, _entered(call).shape[-1]),
         "of_value": torch.zeros(K, Dv),
         "length": torch.full((H, 1, 1), PTS),
     }
 
 
 def spikes(call: Any, *, of_query: Tensor) -> dict[str, Tensor]:
-    """tanh(w_h . q_i), what a query adds to its temperature: [B, H, Tq, 1]."""
-    return {"spike": torch.einsum("bhtd,hd->bht", call.query.to(of_query.dtype), of_query).tanh()[..., None]}
+    """tanh(w_h . h_i), what a token adds to the temperature of its query: [B, H, Tq, 1].
+
+    h_i is the state that enters attention, of which the query is made: the query itself is rotated by its place before
+    anybody else sees it, and would tell where a token stands.
+    """
+    entered = _entered(call).to(of_query.dtype)
+    return {"spike": torch.einsum("btd,hd->bht", entered, of_query).tanh()[..., None]}
 
 
 def scaled_values(call: Any, *, of_value: Tensor) -> Any:
@@ -109,7 +114,7 @@ def _entered(call: Any) -> Tensor:
     if call.hidden is None or call.hidden.shape[:-1] != (call.query.shape[0], call.query.shape[2]):
         shape = None if call.hidden is None else tuple(call.hidden.shape)
         raise ValueError(
-            f"a gate reads the states [B, Tq, width] that enter attention; {type(call.module).__name__} was seen to be "
-            f"entered by {shape}"
+            "this normalizer has a gate or a temperature that reads the states [B, Tq, width] which enter attention; "
+            f"{type(call.module).__name__} was seen to be entered by {shape}"
         )
     return call.hidden

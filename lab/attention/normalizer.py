@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab.attention.precision import exact
 from lab.attention.stream import Blocks
 
 
@@ -49,7 +50,8 @@ class Normalizer:
         x = scores.to(torch.promote_types(scores.dtype, torch.float32))
         seen = (x != -torch.inf).broadcast_to(x.shape)
         seen = seen if mask is None else seen & mask
-        found = self.form(torch.where(seen, x, 0), seen, **parameters)
+        with exact(x):
+            found = self.form(torch.where(seen, x, 0), seen, **parameters)
         return torch.where(seen, found, 0).to(scores.dtype)
 
     def __call__(self, scores: Any, mask: Any = None, **parameters: Any) -> Tensor:
@@ -57,7 +59,7 @@ class Normalizer:
 
         mask: bool, broadcastable to the scores, True = this key may be seen; None: all are. A score of -inf is a key
         that may not be seen either. A row that sees no key gives zeros with zero gradient; what stands in masked
-        scores, NaN too, is never read. Half precision is evaluated in float32.
+        scores, NaN too, is never read. Half precision is evaluated in float32, under autocast too.
 
         TypeError: scores that are no float tensor, a mask that is not bool. ValueError: a mask that does not
         broadcast to the scores, a parameter that this normalizer does not have, or one out of its range.

@@ -192,9 +192,11 @@ NORMALIZERS = {
     # beyond the row
     "ssa": Normalizer(
         exponential.ssa,
-        "softmax(tau_i x)_j, tau_i = 1 + tanh(w . q_i) + length_h log n_i, values times 1 + tanh(u . v_j); w, u from 0",
-        "Selective self-attention, NeurIPS 2024 (from notes; the released code has the length alone, its weight's "
-        "initial value is ours too). https://arxiv.org/abs/2411.12892",
+        "softmax(tau_i x)_j, tau_i = 1 + tanh(w . h_i) + length_h log n_i, h_i the state that enters attention, values "
+        "times 1 + tanh(u . v_j); w, u from 0",
+        "Selective self-attention, NeurIPS 2024 (from notes, tanh(f(h)); f is linear here and shares no weights, as "
+        "the paper's does by its abstract; the released code has the length alone, its weight's initial value is ours "
+        "too). https://arxiv.org/abs/2411.12892",
         mass="1",
         learned=mixing.temperatures,
         before=mixing.scaled_values,

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lab.attention.precision import exact
+
 
 class Sums(NamedTuple):
     """What is kept between two blocks, times e^-top: neither sum can overflow."""
@@ -71,7 +73,8 @@ class Stream:
         if self.under is not None:
             term = over if self.under is self.over else torch.where(mask, self.under(x, top, n, **parameters), 0)
             under = under * kept + term.sum(-1, keepdim=True)
-        return Sums(top, sums.over * kept + over @ v, under)
+        with exact(x):
+            return Sums(top, sums.over * kept + over @ v, under)
 
     def finish(self, sums: Sums) -> Tensor:
         """[..., Tq, D]; in float32, or float64 where the scores were."""

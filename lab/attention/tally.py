@@ -12,6 +12,7 @@ from lab.attention.chunks import SUMS
 from lab.attention.sinks import Seen
 
 PLACES = ("mass", "share", "lift", "value_mass", "value_norm")  # means over sequences, at [layer, head, position]
+RATES = {"sink_rate": "share", "mass_rate": "mass"}  # sequences above each threshold, by which of PLACES
 SINGLES = ("first_token", "first_share", *SUMS)  # of each sequence, at [layer, head, sequence]
 
 
@@ -72,7 +73,7 @@ class Tally:
     def __init__(self, thresholds: Sequence[float], first: int) -> None:
         self.thresholds, self.first = tuple(thresholds), first
         self.open: dict[int, _Open] = {}
-        self.sums: dict[int, dict[str, Tensor]] = {}  # of each layer: PLACES and "rate", [..., H, P], in float64
+        self.sums: dict[int, dict[str, Tensor]] = {}  # of each layer: PLACES and RATES, [..., H, P], in float64
         self.singles: dict[int, list[Tensor]] = {}  # of each layer: [len(SINGLES), H, B] of each batch
         self.counts = torch.zeros(0, dtype=torch.float64)  # [P], sequences that have the position
         self.queries = torch.zeros(0, dtype=torch.float64)  # [P], the queries behind their alpha
@@ -121,8 +122,10 @@ class Tally:
         alpha, proxy = columns / rows, shares / rows
         lift = torch.where(even > 0, shares / torch.where(even > 0, even, 1), 0)
         found = {"mass": alpha, "share": proxy, "lift": lift, "value_mass": alpha * norm, "value_norm": norm}
-        above = [((proxy > eps) & tokens[:, None]).double().sum(0) for eps in self.thresholds]
-        sums = {name: values.sum(0) for name, values in found.items()} | {"rate": torch.stack(above)}
+        sums = {name: values.sum(0) for name, values in found.items()}
+        for name, of in RATES.items():
+            above = [((found[of] > eps) & tokens[:, None]).double().sum(0) for eps in self.thresholds]
+            sums[name] = torch.stack(above)
         old = self.sums.get(layer)
         self.sums[layer] = sums if old is None else {name: _plus(old[name], sums[name]) for name in sums}
         everyone = part.asks[there].sum(1).double()[:, None].clamp(min=1)
@@ -151,8 +154,9 @@ class Tally:
             name: (("layer", "head", "position"), stacked([self.sums[i][name] for i in layers]) / support)
             for name in PLACES
         }
-        rates = stacked([self.sums[i]["rate"] for i in layers]) / support
-        data["sink_rate"] = (("layer", "threshold", "head", "position"), rates)
+        for name in RATES:
+            rates = stacked([self.sums[i][name] for i in layers]) / support
+            data[name] = (("layer", "head", "threshold", "position"), rates.swapaxes(1, 2))
         each = stacked([torch.cat(self.singles[i], -1) for i in layers])  # [layer, of SINGLES, head, sequence]
         data |= {name: (("layer", "head", "sequence"), each[:, i]) for i, name in enumerate(SINGLES)}
         data["support"] = ("position", support.astype(int))
@@ -161,7 +165,6 @@ class Tally:
         data["backend"] = ("layer", [self.backends[i] for i in layers])
         axes = {"layer": layers, "head": range(heads), "position": range(1, len(support) + 1)}
         result = xr.Dataset(data, {**axes, "threshold": list(self.thresholds), "sequence": range(each.shape[-1])})
-        result["sink_rate"] = result["sink_rate"].transpose("layer", "head", "threshold", "position")
         return result.assign_attrs(first=self.first)
 
 

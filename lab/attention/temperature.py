@@ -9,15 +9,16 @@ from torch import Tensor
 
 from lab.attention.calls import Call, attending
 from lab.attention.mixing import spikes
+from lab.attention.precision import exact
 
 
 @torch.no_grad()
 def temperatures(model: Any, **inputs: Tensor) -> xr.Dataset:
-    """tau_i = 1 + tanh(w_h . q_i) + length_h log n_i of every query, in a model inside `use(model, "ssa")`.
+    """tau_i = 1 + tanh(w_h . h_i) + length_h log n_i of every query, in a model inside `use(model, "ssa")`.
 
     Returns tau[layer, head, text, position], what scores are multiplied by, and spike, the part that is the token's
-    own, tanh(w_h . q_i); the rest is the position's. Layers are numbered as states are, from 1. Padded queries have
-    numbers too, of no meaning.
+    own, tanh(w_h . h_i) of the state h_i that enters attention, before any rotation; the rest is the position's. Layers
+    are numbered as states are, from 1. Padded queries have numbers too, of no meaning.
 
     Raises ValueError outside of such a block, where no layer has temperatures.
     """
@@ -31,7 +32,8 @@ def temperatures(model: Any, **inputs: Tensor) -> xr.Dataset:
                 f"{type(call.module).__name__} has no temperatures: call this inside `with lab.attention.use(model, "
                 '"ssa")`, or `with run.attending()` of a model trained under it'
             )
-        spike = spikes(call, of_query=learned["of_query"])["spike"][..., 0]
+        with exact(call.query):
+            spike = spikes(call, of_query=learned["of_query"])["spike"][..., 0]
         seen = call.visible.rows(0, call.query.shape[2]).sum(-1).clamp(min=1)
         found = 1 + spike + learned["length"][..., 0] * seen.log()
         tau[call.layer], own[call.layer] = (part.transpose(0, 1).double().cpu().numpy() for part in (found, spike))

@@ -100,6 +100,7 @@ def watch(
         sink_rate     [.., threshold, position]: in how many of the sequences alpha_k (of share) > threshold, strictly;
                       Gu et al. take 0.3 and T = 64, and mean over layers and heads. Late positions are means of few
                       queries and always large: see `queries`
+        mass_rate     the same of alpha_k itself, where rows do not sum to 1 (a sink logit, sigmoid, softpick)
         value_mass    alpha_k |v_k|, value_norm |v_k|
     At [layer, head, sequence], means over the sequence's queries, for lab.stats.bootstrap(..., along="sequence"):
         first_token   alpha_1 (of share); first_share: of share on the `first` keys

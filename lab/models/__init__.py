@@ -7,6 +7,7 @@ from lab.models.load import bundled, load
 from lab.models.loaded import Loaded, describe
 from lab.models.places import SITES
 from lab.models.quantized import quantized
+from lab.models.speaking import speaking
 from lab.models.tiny import TINY, tiny
 from lab.models.twin import untrained
 from lab.models.wrap import wrap
@@ -21,6 +22,7 @@ __all__ = [
     "fingerprint",
     "load",
     "quantized",
+    "speaking",
     "tiny",
     "untrained",
     "without_parts",

@@ -19,10 +19,11 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     bias         the same of a key bias, NaN where a head has none
     sink_rate    the share of heads and texts with alpha_1 > threshold (Gu et al., ICLR 2025)
     lift         first over what even attention would give it, H_T / T of T tokens
+    value        |v_1| over the mean |v_k| of the other tokens, mean over heads: what a sink carries is short
     row_mass     mean sum of a row of weights: 1 for softmax, less where a normalizer may decline
     zeros        the share of visible keys whose weight is exactly 0
     kurtosis     E (x - mean)^4 / variance^2 over all numbers of a layer's states; 3 for a normal distribution
-    peak         max |x| over the median |x|
+    peak         max |x| over the median |x|; largest: max |x|, both over a layer's states
     variance     of a layer's states, over all of them
     effective_rank   of a layer's states [B T, D] about their mean, lab.geometry.effective_rank: how many directions
     """
@@ -36,11 +37,13 @@ def vitals(model: Loaded, ids: Tensor, *, threshold: float = 0.3) -> dict[str, A
     biases = seen.sizes["position"] - ids.shape[1]  # keys that are no token stand before all others
     first = seen.isel(position=biases)
     bias = seen.mass.isel(position=0).mean("head")
+    others = seen.value_norm.isel(position=slice(biases + 1, None)).mean("position")
     found: dict[str, Any] = {
         "first": first.mass.mean("head").values.tolist(),
         "bias": (bias if biases else bias * np.nan).values.tolist(),
         "sink_rate": first.sink_rate.isel(threshold=0).mean("head").values.tolist(),
         "lift": first.lift.mean("head").values.tolist(),
+        "value": (first.value_norm / others).mean("head").values.tolist(),
         "row_mass": seen.row_mass.mean(("head", "sequence")).values.tolist(),
         "zeros": seen.zeros.mean(("head", "sequence")).values.tolist(),
     }
@@ -58,6 +61,7 @@ def _shape(state: Tensor) -> dict[str, float]:
     return {
         "kurtosis": float((away / variance.sqrt()).pow(4).mean()),
         "peak": float(size.max() / size.median()),
+        "largest": float(size.max()),
         "variance": float(variance),
         "effective_rank": float(effective_rank(rows, centred=True)) if bool(rows.isfinite().all()) else float("nan"),
     }
