@@ -1,6 +1,8 @@
 """A user's own pairs: bad files are said to be, no text stands on two sides, what is exported is the same elsewhere."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -88,7 +90,7 @@ def test_a_column_that_stands_twice_is_said_to(tmp_path):
     )
     with pytest.raises(ValueError, match=r"\['query'\] more than once"):
         lab.training.contrastive(twice, model, steps=1, batch=4, rate=1e-3)
-    with pytest.raises(ValueError, match="no text at all in 'negative_score'.*call it something else"):
+    with pytest.raises(ValueError, match=r"no text at all in 'negative_score'.*call it something else"):
         lab.training.contrastive(table().assign(negative_score=0.5), model, steps=1, batch=4, rate=1e-3)
 
 
@@ -152,6 +154,66 @@ def test_an_exported_model_gives_the_same_vectors_in_a_fresh_python(tmp_path):
         lab.training.export(model, tmp_path / "other", texts)
     with pytest.raises(ValueError, match="no text"):
         lab.training.export(model, tmp_path / "model", [])
+
+
+# a process in which the package cannot be imported, whatever else is there
+FOREIGN = """
+import json, sys
+sys.modules["lab"] = None
+from sentence_transformers import SentenceTransformer
+def encoded(folder):
+    try:
+        model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+        return model.encode(json.loads(sys.argv[1])).tolist()
+    except ImportError as error:
+        return str(error)
+print(json.dumps([encoded(folder) for folder in sys.argv[2:]]))
+"""
+
+
+def test_an_export_loads_without_this_package_where_it_says_so(tmp_path, monkeypatch):
+    """The last layer by a pooling that sentence-transformers has too; an earlier layer it has not."""
+    monkeypatch.setattr(sys.modules["lab.training.export"].subprocess, "run", lambda command, **_: tried(command))
+    tries = []
+
+    def tried(command):
+        tries.append(command[-1])
+        np.save(command[-3], model.encode(texts))
+        return subprocess.CompletedProcess(command, 0)
+
+    small, texts = lab.models.tiny("llama", layers=2, dim=32, heads=2), ["a text", "a longer text than before", "x"]
+    kinds = [("mean", "last"), ("last", "last"), ("first", 2), ("max", 2), ("position_mean", 2), ("mean", 1)]
+    kinds.append(("norm_weighted_mean", "last"))
+    here = []
+    for at, (tokens, layer) in enumerate(kinds):
+        design = lab.training.Design("bidirectional", tokens, layer)
+        model = lab.training.embedder(small, design, window=16, device="cpu")
+        ours = model[1]
+        lab.training.export(model, tmp_path / str(at), texts)
+        assert model[1] is ours
+        here.append(model.encode(texts))
+    monkeypatch.undo()
+    folders = [str(tmp_path / str(at)) for at in range(len(kinds))]
+    assert [lab.training.loads_alone(folder) for folder in folders] == [True] * 5 + [False] * 2
+    assert tries == ["alone"] * 5 + ["with this package"] * 2
+    command = [sys.executable, "-c", FOREIGN, json.dumps(texts), *folders]
+    there = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for vectors, own in zip(there[:5], here, strict=False):
+        np.testing.assert_allclose(vectors, own, atol=1e-6)
+    assert all("lab.pooling" in said for said in there[5:])
+
+
+def test_an_exported_plain_mean_is_tried_where_the_package_cannot_be_imported(tmp_path):
+    model = lab.training.embedder(
+        lab.models.tiny("bert", layers=1, dim=32), lab.training.Design("bidirectional", "mean"), device="cpu"
+    )
+    assert lab.training.export(model, tmp_path, ["a text", "x"]) <= 1e-6
+    assert lab.training.loads_alone(tmp_path)
+
+
+def test_what_is_no_saved_model_cannot_be_said_to_load(tmp_path):
+    with pytest.raises(ValueError, match=r"no modules\.json"):
+        lab.training.loads_alone(tmp_path)
 
 
 def test_a_model_that_changes_on_the_way_is_seen(tmp_path):
