@@ -236,7 +236,7 @@ def test_a_contrast_takes_its_kind_of_data_and_counts_the_seeds_it_would_take():
 
 
 def test_the_seeds_that_a_claim_of_no_gain_takes_are_those_that_settle_it():
-    """No difference, seeds .02 apart: no test would ever see it, and at some number its interval is below the margin."""
+    """No difference, seeds .02 apart: no test would see it, and at some number its interval is below the margin."""
 
     def experiment(seeds, number):
         generator = np.random.default_rng(number)

@@ -40,9 +40,10 @@ def contrasts(
     """One row for each claim: the difference with its interval, p, the smallest p there could be, and the verdict.
 
     scores: [along, seed, dataset, example], with a coordinate `within` along dataset; a claim takes its data sets of
-    them. Intervals are drawn from seeds beside data sets, and examples inside data sets, as `levels` has it. Of m claims
-    each has the interval of 1 - (1 - level) / m (Bonferroni), so that all m hold the truth at once as often as level
-    says, and so do the verdicts; p is of one difference a seed (or data set: unit), Holm's correction over the claims.
+    them. Intervals are drawn from seeds beside data sets, and examples inside data sets, as `levels` has it. Of m
+    claims each has the interval of 1 - (1 - level) / m (Bonferroni), so that all m hold the truth at once as often as
+    level says, and so do the verdicts; p is of one difference a seed (or data set: unit), Holm's correction over the
+    claims.
 
     A claim of more holds where the interval lies above 0, and does not where it lies below `margin`, the smallest
     difference that would matter; otherwise there is too little power. A claim of no more is the other way round: it

@@ -15,8 +15,9 @@ def checked(
 ) -> pd.DataFrame:
     """The columns query, positive and negatives, in this order and as strings.
 
-    Raises ValueError for columns that are missing or there twice, a column of negatives without a text, fewer than two rows, a batch below 2 or above the rows, sides that are empty,
-    equal queries or positives unless no_duplicates, and texts beyond the model's window unless truncate; TypeError for
+    Raises ValueError for columns that are missing or there twice, a column of negatives without a text, fewer than two
+    rows, a batch below 2 or above the rows, sides that are empty, equal queries or positives unless no_duplicates, and
+    texts beyond the model's window unless truncate; TypeError for
     what is no table.
     """
     if not isinstance(pairs, pd.DataFrame):
@@ -30,7 +31,9 @@ def checked(
         )
     names = list(pairs.columns)
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-        raise ValueError(f"{what} have the columns {twice} more than once; got {list(map(str, names))}: drop the others")
+        raise ValueError(
+            f"{what} have the columns {twice} more than once; got {list(map(str, names))}: drop the others"
+        )
     if batch < 2:
         raise ValueError(f"batch must be 2 or more: the other pairs of a batch are the negatives; got {batch}")
     if len(pairs) < max(2, batch):
@@ -41,7 +44,7 @@ def checked(
         empty = ~table[name].map(lambda text: isinstance(text, str) and bool(text.strip())).astype(bool)
         if empty.all() and name not in ("query", "positive"):
             raise ValueError(
-                f"{what} have no text at all in {name!r}: a column whose name begins with \"negative\" is one of "
+                f'{what} have no text at all in {name!r}: a column whose name begins with "negative" is one of '
                 "negatives; call it something else, or drop the column"
             )
         if empty.any():
