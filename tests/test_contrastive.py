@@ -554,7 +554,7 @@ OWN = PAIRS.assign(
             r"1 of 20 pairs have half a character.* in 'query', rows 3",
         ),
         (PAIRS.assign(negative_score=0.5), {}, "the column 'negative_score' of the pairs holds no text at all"),
-        (pd.concat([PAIRS, PAIRS[["query"]]], axis=1), {}, r"columns \['query'\] of the pairs stand more than once"),
+        (pd.concat([PAIRS, PAIRS[["query"]]], axis=1), {}, r"columns \['query'\] more than once"),
         (OWN, {}, r"1 of 20 pairs have their own positive as 'negative_1', rows 2: nothing tells"),
         (OWN, {"no_duplicates": True}, r"their own positive as 'negative_1', rows 2"),
         (PAIRS, {"held_out": PAIRS[:1]}, "held-out pairs must be 2 or more.*; got 1"),

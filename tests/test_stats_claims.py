@@ -16,16 +16,18 @@ def test_an_outcome_is_the_side_of_the_interval():
         {
             "up": (seeds(1.0, 2.0, 1.5), 1),
             "down": (seeds(-1.0, -2.0, -1.5), -1),
-            "wrongly up": (seeds(-1.0, -2.0), 1),
-            "wrongly down": (seeds(3.0, 4.0), -1),
+            "wrongly up": (seeds(-1.0, -1.1), 1),
+            "wrongly down": (seeds(3.0, 3.1), -1),
+            "two that differ": (seeds(1.0, 2.0), 1),
             "unclear": (seeds(-1.0, 2.0), 1),
             "unclear too": (seeds(-1.0, 2.0), -1),
             "zero is in it": (seeds(0.0, 0.0), 1),
         }
     )
-    assert table.outcome.tolist() == ["holds", "holds", "negative", "negative", *["not at this scale"] * 3]
+    assert table.outcome.tolist() == ["holds", "holds", "negative", "negative", *["not at this scale"] * 4]
     assert table.loc["up", "estimate"] == pytest.approx(1.5)
-    assert table.loc["wrongly down", ["low", "high"]].tolist() == [3.0, 4.0]  # of two samples their range
+    # Student's t of one degree of freedom: two samples say little
+    assert table.loc["two that differ", ["low", "high"]].tolist() == pytest.approx([1.5 - 6.35, 1.5 + 6.35], rel=0.05)
     assert table.dtypes[["estimate", "low", "high"]].eq(float).all()
 
 
@@ -38,7 +40,8 @@ def test_intervals_are_bootstraps_or_given():
 
 
 def test_the_verdict_names_each_under_its_heading():
-    table = lab.stats.judge({"up": (seeds(1.0, 2.0), 1), "b": (seeds(1.0, 2.0), -1), "c": (seeds(3.0, 4.0), 1)})
+    one, other = (xr.Dataset({"estimate": x + 0.5, "low": x, "high": x + 1}) for x in (1.0, 3.0))
+    table = lab.stats.judge({"up": (one, 1), "b": (one, -1), "c": (other, 1)})
     said = lab.stats.verdict(table)
     assert (
         said == "**Holds**: up (+1.500 [+1.000, +2.000]); c (+3.500 [+3.000, +4.000]).\n\n"

@@ -202,6 +202,38 @@ def test_power_refuses(arguments, says):
         stats.power(xr.DataArray(np.ones((2, 2)), dims=("seed", "design")))
 
 
+def test_settling_is_that_of_theory():
+    """Above 0 or below the margin by a t interval: both have the power of a one-sided t test, which has a formula."""
+    pilot = pairs([0.2, 1.8, 1.0, 0.4, 1.6])
+    mean, spread, margin = float(pilot.mean()), float(pilot.std(ddof=1)), 1.5
+    share = {}
+    for n in range(3, 40):
+        far = scipy.stats.t.ppf(0.975, n - 1)
+        above = scipy.stats.nct.sf(far, n - 1, mean * n**0.5 / spread)
+        share[n] = above + scipy.stats.nct.cdf(-far, n - 1, (mean - margin) * n**0.5 / spread)
+    want = next(n for n, each in share.items() if each >= 0.8)
+    found = stats.settling(pilot, margin=margin, sizes=range(3, 40), trials=100_000)
+    assert abs(found - want) <= 1
+    # with what does not shrink it takes more, and at last no number is enough
+    assert stats.settling(pilot, margin=margin, beside=0.95, sizes=range(3, 400)) > found
+    assert stats.settling(pilot, margin=margin, beside=2.1) == 0
+    # no difference: a test never sees it, the interval gets below the margin
+    level = pilot - pilot.mean()
+    assert stats.power(level, sizes=(8, 100), trials=100).attrs["needed"] == 0
+    assert 3 < stats.settling(level, margin=0.5) <= 100
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"margin": 0.0}, {"margin": 1.0, "beside": -1.0}, {"margin": 1.0, "sizes": ()}, {"margin": 1.0, "level": 95.0}],
+)
+def test_settling_refuses(arguments):
+    with pytest.raises(ValueError, match="needed are a positive margin"):
+        stats.settling(pairs([1, 2, 3]), **arguments)
+    with pytest.raises(ValueError, match="a pilot has one axis"):
+        stats.settling(xr.DataArray(np.ones((2, 2)), dims=("seed", "design")), margin=1.0)
+
+
 def scores(effect=0.05, noise=0.02, seeds=6):
     draw = np.random.default_rng(0).normal
     base = draw(size=(1, seeds, 1, 1)) + draw(size=(1, 1, 3, 20))

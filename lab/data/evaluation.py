@@ -146,6 +146,8 @@ def _numbered(*columns: list) -> tuple[tuple, np.ndarray]:
 def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing := [name for name in columns if name not in table.columns]:
         raise ValueError(f"the table has no column {missing}; it has {list(table.columns)}")
+    if twice := [name for name in columns if list(table.columns).count(name) > 1]:
+        raise ValueError(f"the table has the columns {twice} more than once: {list(table.columns)}; drop the others")
     for name in columns:
         if table[name].isna().any():
             rows = np.flatnonzero(table[name].isna())

@@ -1,7 +1,9 @@
 """A user's own table: a json, csv or parquet file, a folder in the hub's form, or a hub data set's name."""
 
 import contextlib
+import csv
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +13,10 @@ import pandas as pd
 
 from lab.data import ledger
 
+# half of a character outside the first 65,536, without its other half: no text, which readers drop or refuse
+HALF = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB]\w\w(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]\w\w\\u[dD])[c-fC-F]\w\w))"
+)
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -31,7 +37,8 @@ def read(
     time and leaves no copy; the hub's data are cached by `datasets`.
 
     Raises ValueError, chained from its cause, for what cannot be found, reached or parsed, for an unknown
-    suffix, split or column, for an empty table or a hole in a required column, and for an n beyond its rows.
+    suffix, split or column, for an empty table or a hole in a required column, for a required column that a csv file
+    has twice, for half characters in a json file, and for an n beyond its rows.
     """
     columns = [columns] if isinstance(columns, str) else list(columns)
     if n is not None and n < 1:
@@ -40,7 +47,7 @@ def read(
     if path.is_dir():
         table = _split_of(str(path.resolve()), split, shown=source, own=True)
     elif isinstance(source, os.PathLike) or path.exists() or path.suffix.lower() in FORMATS:
-        table = _file(path, split)
+        table = _file(path, split, columns)
     else:
         table = _split_of(source, split, shown=source, own=False)
     _check(table, columns, source)
@@ -53,7 +60,7 @@ def read(
     return table.iloc[np.sort(rows)].reset_index(drop=True)
 
 
-def _file(path: Path, split: str) -> pd.DataFrame:
+def _file(path: Path, split: str, columns: list[str]) -> pd.DataFrame:
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; known are {list(FORMATS)}")
@@ -63,6 +70,14 @@ def _file(path: Path, split: str) -> pd.DataFrame:
         raise ValueError(f"{path} is empty (0 bytes)")
     if split != "train":
         raise ValueError(f"{path} has the one split 'train', not {split!r}; put each split in a file of its own")
+
+    if form == "csv":
+        _check_header(path, columns)
+    if form == "json" and (half := HALF.search(path.read_bytes())):
+        raise ValueError(
+            f"{path}: at byte {half.start(1)} stands {half[1].decode()}, half a character (a lone surrogate), which no "
+            "text can hold; whatever wrote the file cut a text inside one: write it anew"
+        )
 
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
@@ -77,6 +92,14 @@ def _file(path: Path, split: str) -> pd.DataFrame:
             if "corresponds to no data" in str(cause):  # a header alone, or an empty list
                 raise ValueError(f"{path} has no rows") from error
             raise ValueError(f"{path} does not parse as {form}: {cause}") from error
+
+
+def _check_header(path: Path, columns: list[str]) -> None:
+    """pandas would call the second of two equal columns "query.1" and go on with the first."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        names = next(csv.reader(file), [])
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise ValueError(f"{path} has the column {twice} more than once: {names}; rename or drop the others")
 
 
 def _split_of(name: str, split: str, shown: str | os.PathLike, own: bool) -> pd.DataFrame:

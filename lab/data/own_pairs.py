@@ -1,4 +1,4 @@
-"""A user's own pairs: read, looked through, and split so that no text stands on two sides."""
+"""A user's own pairs: read, looked through, and split so that no text stands in two parts."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,18 +27,25 @@ def pairs(
     there. n: drawn under the seed. Pairs that stand in the file again are left out, and counted in .attrs["repeated"].
 
     Raises ValueError, with the rows, for what `read` refuses, columns that are not two, sides that are no text or
-    empty, sides that are equal in every pair, and fewer than twenty different pairs.
+    empty, sides that are equal in every pair, fewer than twenty different pairs, and a column whose name begins with
+    "negative", which training takes for texts, without one text in it.
     """
     if len(columns) != 2 or columns[0] == columns[1]:
         raise ValueError(f"a pair has two sides, so two columns; got {list(columns)}")
     table = read(source, columns=columns, split=split, n=n, seed=seed)
     for name in columns:
-        wrong = ~table[name].map(lambda text: isinstance(text, str) and bool(text.strip())).astype(bool)
+        wrong = ~_is_text(table[name])
         if wrong.any():
             rows = ", ".join(map(str, np.flatnonzero(wrong)[:5])) + (", ..." if wrong.sum() > 5 else "")
             raise ValueError(
                 f"{source}: {int(wrong.sum())} of {len(table)} rows have no text in {name!r}, counted from 0: {rows}; "
                 "drop or fill them"
+            )
+    for name in table.columns:
+        if str(name).startswith("negative") and not _is_text(table[name]).any():
+            raise ValueError(
+                f"{source}: the column {name!r} has no text in it, and a column whose name begins with 'negative' is "
+                "trained on as texts that do not belong to the query; call it something else, or leave it out"
             )
     taken = [name for name in SIDES if name in table.columns and name not in columns]
     table = table.drop(columns=taken).rename(columns=dict(zip(columns, SIDES, strict=True)))
@@ -56,20 +63,23 @@ def pairs(
 
 
 def split_pairs(table: pd.DataFrame, shares: Mapping[str, float] = SHARES, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """The pairs in parts of these shares, {name: table}, with no query and no positive in two of them.
+    """The pairs in parts of these shares, {name: table}, with no text of a pair in two of them.
 
-    Pairs that have a side in common, also over others, stay together and are dealt out, the largest group first, to
-    the part that lacks most. Raises ValueError for shares that are not positive or do not sum to 1, and where so much
-    hangs together that a part gets less than half of its share.
+    Pairs that have a text in common, on either side, also over others, stay together and are dealt out, the largest
+    group first, to the part that lacks most; negatives may stand anywhere. Raises ValueError for shares that are not
+    positive or do not sum to 1, a side that stands twice, and where so much hangs together that a part gets less than
+    half of its share.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares are positive and sum to 1; got {dict(shares)}")
+    if list(table.columns).count("query") != 1 or list(table.columns).count("positive") != 1:
+        raise ValueError(f"pairs have one column query and one positive; got {list(map(str, table.columns))}")
     n = len(table)
-    ends = [pd.factorize(table[name])[0] for name in SIDES]
-    ends[1] = ends[1] + n  # a text that is a query here and a positive there is two texts
+    # a text that asks here and answers there is one text
+    ends = pd.factorize(pd.concat([table[name] for name in SIDES]))[0].reshape(2, n)
     graph = coo_array((np.ones(n), (ends[0], ends[1])), shape=(2 * n, 2 * n))
     group = connected_components(graph, directed=False)[1][ends[0]]
     names, unit, sizes = np.unique(group, return_inverse=True, return_counts=True)
@@ -86,3 +96,7 @@ def split_pairs(table: pd.DataFrame, shares: Mapping[str, float] = SHARES, seed:
             "is left for those parts; give pairs of more different texts"
         )
     return parts
+
+
+def _is_text(column: pd.Series) -> pd.Series:
+    return column.map(lambda text: isinstance(text, str) and bool(text.strip())).astype(bool)

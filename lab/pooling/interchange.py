@@ -233,7 +233,7 @@ def from_sentence_transformers(pooling: Pooling) -> TokenPooling:
 def to_sentence_transformers(pooling: TokenPooling) -> Pooling:
     """Our pools as sentence-transformers' own Pooling, for a model that shall load where this package is not installed.
 
-    Raises ValueError for pools that it does not have.
+    Raises ValueError for pools that it does not have; `has_equal` says whether there are such.
     """
     names = {pool: mode for mode, pool in MODES.items()}
     if foreign := [type(pool).__name__ for pool in pooling.token_pools if type(pool) not in names]:
@@ -242,6 +242,13 @@ def to_sentence_transformers(pooling: TokenPooling) -> Pooling:
     if "weightedmean" in modes and not pooling.include_prompt:
         raise ValueError("weightedmean with include_prompt=False has no equal there: its positions count the prompt")
     return Pooling(pooling.token_pools[0].dim, modes, pooling.include_prompt)
+
+
+def has_equal(pooling: TokenPooling) -> bool:
+    """Whether `to_sentence_transformers` has a Pooling for it, of the same embedding."""
+    there = all(type(pool) in MODES.values() for pool in pooling.token_pools)
+    placed = any(type(pool) is PositionMeanPool for pool in pooling.token_pools)
+    return there and (pooling.include_prompt or not placed)
 
 
 def tokens(

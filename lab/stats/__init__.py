@@ -1,6 +1,6 @@
 """What a difference means: intervals, exact tests, effect sizes, and how many seeds it would take.
 
-bootstrap     the mean and its percentile interval, over examples
+bootstrap     the mean and its interval, over examples or seeds, few of them too
 bca           the same, corrected for bias and skewness
 levels        the same over seeds x data sets x examples, each level drawn inside the one above or beside it
 sign_flip     exact permutation test of paired differences, with the smallest p it could have given
@@ -8,6 +8,7 @@ wilcoxon      the signed-rank test, exact with ties too
 holm          what is left of many p-values in one declared family
 cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of chances
 power         how many seeds would show this?
+settling      how many seeds would settle it, with or without a difference?
 judge         claims: on which side of zero each says it is, and whether it is there; verdict, in words
 compare       all of it for designs side by side, in one table; lab.plots.forest draws it
 contrasts     is one design better than another: it holds, it does not, or too little power, and how many seeds it takes
@@ -23,6 +24,7 @@ from lab.stats.exact import TESTS, sign_flip, wilcoxon
 from lab.stats.holm import holm
 from lab.stats.levels import levels
 from lab.stats.power import power
+from lab.stats.settling import settling
 from lab.stats.words import best, in_words
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "levels",
     "power",
     "rank_biserial",
+    "settling",
     "sign_flip",
     "verdict",
     "wilcoxon",

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from lab.stats.bootstrap import weights
-from lab.stats.samples import check_draws, checked
+from lab.stats.samples import check_draws, checked, stretch
 
 
 def bca(
@@ -15,9 +15,11 @@ def bca(
     The bounds are the resampled means at the shares Phi(z0 + (z0 + z_q) / (1 - a (z0 + z_q))), q the two tails;
     z0 = Phi^-1 of the share of resampled means below the estimate (equal ones count half), and for the mean
     a = sum (x_i - m)^3 / (6 (sum (x_i - m)^2)^1.5), from leaving each example out. z0 = a = 0 is the percentile
-    interval. Samples that are all equal have an interval of no width. Paired over all other axes, as `bootstrap`.
+    interval. Both bounds are then moved away from the estimate by sqrt(n / (n - 1)) t / z, as `bootstrap` does and for
+    its reason. Samples that are all equal have an interval of no width. Paired over all other axes, as `bootstrap`.
 
-    Efron, 1987, JASA 82; Efron & Tibshirani, 1993, section 14.3 (numbers recalled). Raises as `bootstrap` does.
+    Efron, 1987, JASA 82; Efron & Tibshirani, 1993, section 14.3; Hesterberg, 2015 (all recalled). Raises as `bootstrap`
+    does.
     """
     from scipy.special import ndtr, ndtri
 
@@ -37,7 +39,8 @@ def bca(
     bounds = {}
     for name, tail in (("low", (1 - level) / 2), ("high", (1 + level) / 2)):
         z = z0 + ndtri(tail)
-        bounds[name] = estimate.copy(data=_at(means, ndtr(z0 + z / (1 - a * z))))
+        bound = _at(means, ndtr(z0 + z / (1 - a * z)))
+        bounds[name] = estimate + stretch(values.sizes[along], level) * (bound - estimate.values)
     result = xr.Dataset({"estimate": estimate, **bounds})
     return result.assign_attrs(level=level, draws=draws, n=values.sizes[along])
 

@@ -20,7 +20,9 @@ def judge(
     claim says that the number is above zero, -1 where below: take a bound off a number that is held against one.
 
     "holds": the whole interval is on the claimed side; "negative": it is on the other one; "not at this scale": it
-    has zero in it, so that these samples cannot tell. Of two samples the interval is their range.
+    has zero in it, so that these samples cannot tell. Of two samples the interval reaches 12.7 times half their
+    distance to either side, so that they seldom can. Each interval is one of 95 % by itself: of twenty claims without
+    a truth one is expected to come out, and many claims are better judged together, by `contrasts`.
 
     Raises ValueError for no claim, a sign that is neither 1 nor -1, and samples as `bootstrap` does.
     """

@@ -9,10 +9,8 @@ from lab.stats.effects import cohen_dz
 from lab.stats.exact import TESTS
 from lab.stats.holm import holm
 from lab.stats.levels import levels
-from lab.stats.power import power
 from lab.stats.samples import checked
-
-SIZES = (3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
+from lab.stats.settling import settling
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,17 @@ def contrasts(
     """One row for each claim: the difference with its interval, p, the smallest p there could be, and the verdict.
 
     scores: [along, seed, dataset, example], with a coordinate `within` along dataset; a claim takes its data sets of
-    them. Intervals are drawn from seeds beside data sets, and examples inside data sets, as `levels` has it; the test
-    is of one difference a seed (or data set: unit), and Holm's correction is over the claims.
+    them. Intervals are drawn from seeds beside data sets, and examples inside data sets, as `levels` has it. Of m
+    claims each has the interval of 1 - (1 - level) / m (Bonferroni), so that all m hold the truth at once as often as
+    level says, and so do the verdicts; p is of one difference a seed (or data set: unit), Holm's correction over the
+    claims.
 
     A claim of more holds where the interval lies above 0, and does not where it lies below `margin`, the smallest
     difference that would matter; otherwise there is too little power. A claim of no more is the other way round: it
     holds where the interval lies below margin, and does not where it lies above 0. An interval above 0 and below margin
-    is a difference that does not matter: it counts as more. seeds: how many of them would show the difference that was
-    seen, with a power of .8 at a level of .05 (0: more than the most that were tried); an order of magnitude.
+    is a difference that does not matter: it counts as more. seeds: how many units would settle it, by an interval above
+    0 or below margin in 8 of 10 experiments, if the difference is the one seen and the rest stays as it is (0: more
+    than a hundred, or none, where the data sets leave it open); see `settling`.
 
     Variables over claim: difference, low, high, p, attainable, holm, dz, seeds, verdict; coordinate says.
     Raises ValueError for labels that are not there, no claim, one unit only, and NaN among the scores asked.
@@ -61,7 +62,7 @@ def contrasts(
         )
     rows = [
         _row(_apart(scores, claim, along, within), claim, margin, test, unit,
-             {"draws": draws, "level": level, "seed": seed})
+             {"draws": draws, "level": 1 - (1 - level) / len(said), "seed": seed})
         for claim in said
     ]  # fmt: skip
     table = xr.concat(rows, "claim").assign_coords(claim=range(len(said)), says=("claim", [c.says for c in said]))
@@ -81,7 +82,8 @@ def _apart(scores: xr.DataArray, claim: Contrast, along: str, within: str) -> xr
 
 
 def _row(apart: xr.DataArray, claim: Contrast, margin: float, test: str, unit: str, drawn: dict) -> xr.Dataset:
-    interval = levels(apart, [("seed",), ("dataset", "example")], **drawn)
+    chains = [("seed",), ("dataset", "example")]
+    interval = levels(apart, chains, **drawn)
     pairs = apart.mean([axis for axis in ("seed", "dataset", "example") if axis != unit])
     tested = TESTS[test](pairs, unit)
     low, high = float(interval["low"]), float(interval["high"])
@@ -89,7 +91,12 @@ def _row(apart: xr.DataArray, claim: Contrast, margin: float, test: str, unit: s
     verdict = "too little power"
     if above or small:
         verdict = "holds" if above == claim.more else "does not hold"
-    needed = power(pairs, unit, sizes=SIZES, test=test, trials=200).attrs["needed"]
+    other = next(chain for chain in chains if unit not in chain)
+    beside = 0.0
+    if any(apart.sizes[axis] > 1 for axis in other):
+        rest = levels(apart.mean([axis for axis in apart.dims if axis not in other]), other, **drawn)
+        beside = float(rest["high"] - rest["low"]) / 2
+    needed = settling(pairs, unit, margin=margin, beside=beside, level=drawn["level"])
     numbers = {"difference": float(interval["estimate"]), "low": low, "high": high, "p": float(tested["p"]),
                "attainable": float(tested["attainable"]), "dz": float(cohen_dz(pairs, unit)), "seeds": needed,
                "verdict": verdict}  # fmt: skip

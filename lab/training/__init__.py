@@ -11,9 +11,12 @@ base            a tiny decoder, trained as a language model and saved as transfo
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
+                SimCSE (Gao et al., 2021): pairs whose positive is the query itself, on a base with dropout, which
+                alone then tells the two sides apart
+soup            the mean of several trainings of one base
 frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
-export          a trained one saved, and tried in a fresh Python
+export          a trained one saved, and tried in a fresh Python; loads_alone: without this package?
 instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
 layer_weights   what a trained one reads of each layer
 """
@@ -27,7 +30,7 @@ from lab.training.denoiser import Denoiser, denoiser
 from lab.training.designs import DESIGNS, Design
 from lab.training.diffusion import SCHEDULES, Noising, noising
 from lab.training.embedder import embedder
-from lab.training.export import export
+from lab.training.export import export, loads_alone
 from lab.training.free_features import FreeFeatures, expected_lengths, free_features
 from lab.training.freezing import Frozen, frozen
 from lab.training.graphs import READOUTS, graph_reader
@@ -44,6 +47,7 @@ from lab.training.recipe import STUDY, Recipe
 from lab.training.relations import relation_reader
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
+from lab.training.soup import soup
 from lab.training.sparse import Words, sparse_retriever
 from lab.training.trials import trials
 from lab.training.unet import UNet
@@ -55,6 +59,6 @@ __all__ = [
     "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base",
     "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export", "free_features",
     "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head", "layer_weights",
-    "max_retrieval", "mixed", "noising", "patch_classifier", "projected", "relation_reader", "several",
-    "sparse_retriever", "together", "trials", "vitals",
+    "loads_alone", "max_retrieval", "mixed", "noising", "patch_classifier", "projected", "relation_reader", "several",
+    "soup", "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip

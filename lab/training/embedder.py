@@ -1,4 +1,4 @@
-"""A design on a base model: a SentenceTransformer ready to be trained, saved and loaded anywhere."""
+"""A design on a base model: a SentenceTransformer ready to be trained, saved and loaded."""
 
 import tempfile
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ def embedder(
 
     The mask is transformers' `is_causal`, tried by exchanging a token (lab.models.bidirectional); it is saved with the
     config, or with adapters in a module of its own, so it holds after loading: SentenceTransformer(folder,
-    trust_remote_code=True), which imports lab.
+    trust_remote_code=True), which imports lab; lab.training.export writes one that does not need it where it can.
     A text is padded with the tokenizer's padding token, or its end token where it has none; the mask of the tokens
     says which are real, whatever their numbers.
 
@@ -128,7 +128,7 @@ def _pooling(design: Design, dim: int, depth: int) -> nn.Module:
         return LayerPooling(tokens, OF_LAYERS[design.head](dim, depth), layers=range(1, depth + 1), dim=dim)
     if design.head is not None:
         tokens = OF_TOKENS[design.head](dim, tokens)
-    if design.layers == "last":
+    if design.layers in ("last", depth):
         return TokenPooling(tokens, dim=dim)
     if not 0 <= design.layers <= depth:
         raise ValueError(f"no layer {design.layers}; there are 0 (embeddings) to {depth}")

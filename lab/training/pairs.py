@@ -28,7 +28,7 @@ def checked(
         )
     if not pairs.columns.is_unique:
         twice = pairs.columns[pairs.columns.duplicated()].unique().tolist()
-        raise ValueError(f"the columns {twice} of the {what} stand more than once; keep one of each")
+        raise ValueError(f"{what} have the columns {twice} more than once; keep one of each")
     if "query" not in pairs and {"text", "label"} <= set(pairs):
         table = _labelled(pairs, batch, what, no_duplicates)
         if not truncate:
@@ -110,7 +110,10 @@ def _refuse_no_text(table: pd.DataFrame, what: str) -> None:
     for name in table:
         empty = ~table[name].map(lambda text: isinstance(text, str) and bool(text.strip())).astype(bool)
         if empty.all():
-            raise ValueError(f"the column {name!r} of the {what} holds no text at all; rename it, or drop the column")
+            raise ValueError(
+                f'{what} have no text at all in {name!r}: a column whose name begins with "negative" is one of '
+                "negatives; call it something else, or drop the column"
+            )
         if empty.any():
             raise ValueError(
                 f"{int(empty.sum())} of {len(table)} {what} have no text in {name!r}, {_rows(empty)}; drop them"
