@@ -473,7 +473,7 @@ def test_a_batch_holds_two_texts_or_more_of_each_of_two_labels(batch):
         (LABELLED, {"batch": 2}, "even, 4 or more; got 2"),
         (LABELLED, {"no_duplicates": True}, "leave it out"),
         (LABELLED, {"held_out": LABELLED[:3]}, "held-out texts of 1 labels fill 0 places"),
-        (LABELLED.assign(text="  "), {}, "the column 'text' of the pairs holds no text"),
+        (LABELLED.assign(text="  "), {}, "no text at all in 'text'"),
         (LABELLED.assign(text=LABELLED["text"] + " word" * 99), {}, "15 of 15 pairs.*window of 16 tokens"),
     ],
 )
@@ -553,7 +553,7 @@ OWN = PAIRS.assign(
             {},
             r"1 of 20 pairs have half a character.* in 'query', rows 3",
         ),
-        (PAIRS.assign(negative_score=0.5), {}, "the column 'negative_score' of the pairs holds no text at all"),
+        (PAIRS.assign(negative_score=0.5), {}, "no text at all in 'negative_score'"),
         (pd.concat([PAIRS, PAIRS[["query"]]], axis=1), {}, r"columns \['query'\] more than once"),
         (OWN, {}, r"1 of 20 pairs have their own positive as 'negative_1', rows 2: nothing tells"),
         (OWN, {"no_duplicates": True}, r"their own positive as 'negative_1', rows 2"),

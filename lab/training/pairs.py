@@ -111,8 +111,8 @@ def _refuse_no_text(table: pd.DataFrame, what: str) -> None:
         empty = ~table[name].map(lambda text: isinstance(text, str) and bool(text.strip())).astype(bool)
         if empty.all():
             raise ValueError(
-                f'{what} have no text at all in {name!r}: a column whose name begins with "negative" is one of '
-                "negatives; call it something else, or drop the column"
+                f"{what} have no text at all in {name!r}: call it something else if it is no column of texts (names "
+                'that begin with "negative" are of negatives), or drop it'
             )
         if empty.any():
             raise ValueError(
