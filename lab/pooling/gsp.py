@@ -1,7 +1,6 @@
 """Generalized sum pooling: an optimal-transport problem per bag whose solution is one threshold."""
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,49 +21,39 @@ def threshold(logits: Float[Tensor, "*tokens"], mask: Segments, mu: float, steps
 
     mean_j sigmoid(t + l_j) rises with t from below mu at logit(mu) - max l to above it at logit(mu) - min l. A Newton
     step that leaves the bracket is replaced by its middle. The gradient is the implicit function's,
-    dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph, and
-    being a function of l and t is differentiated again as one.
+    dt/dl_j = -s'_j / sum_k s'_k with s' = s (1 - s), whatever the number of steps; it needs no unrolled graph. Two more
+    steps from the root, which leave it where it is, have the root's derivatives up to the third.
     """
     # one scalar for each token: small enough to stand side by side, in float64, as a difference of sums is near mu
     wide, real = side_by_side(logits.double()[..., None], mask)
-    return _Threshold.apply(wide[..., 0], real, mu, steps).to(logits.dtype)
+    wide, n = wide[..., 0], counts(mask).clamp(min=1)[:, None]
 
+    def mean_and_slope(t: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of sigmoid(t + l) and its slope in t."""
+        s = torch.where(real, torch.sigmoid(t + wide), 0)
+        return s.sum(1, keepdim=True) / n, (s * (1 - s)).sum(1, keepdim=True) / n
 
-class _Threshold(torch.autograd.Function):
-    """threshold of padded logits in float64."""
-
-    @staticmethod
-    def forward(logits: Tensor, real: Tensor, mu: float, steps: int) -> Tensor:
-        n = counts(real).clamp(min=1)[:, None]
+    with torch.no_grad():
         wanted = math.log(mu) - math.log1p(-mu)
-        ends = [torch.where(real, logits, fill) for fill in (-torch.inf, torch.inf)]
-        if logits.shape[1]:
+        ends = [torch.where(real, wide, fill) for fill in (-torch.inf, torch.inf)]
+        if wide.shape[1]:
             low, high = wanted - ends[0].amax(1, keepdim=True), wanted - ends[1].amin(1, keepdim=True)
         else:
-            low = high = logits.new_zeros(len(logits), 1)
-        t = wanted - logits.sum(1, keepdim=True) / n
+            low = high = wide.new_zeros(len(wide), 1)
+        t = wanted - wide.sum(1, keepdim=True) / n
         for _ in range(steps):
-            s = torch.where(real, torch.sigmoid(t + logits), 0)
-            mean, slope = s.sum(1, keepdim=True) / n, (s * (1 - s)).sum(1, keepdim=True) / n
+            mean, slope = mean_and_slope(t)
             low, high = torch.where(mean < mu, t, low), torch.where(mean < mu, high, t)
             step = t - (mean - mu) / slope.clamp(min=TINY)
             before, t = t, torch.where((low <= step) & (step <= high), step, (low + high) / 2)
             # a GPU would wait for the answer, and a graph cannot ask
             if at_once(t) and torch.equal(before, t):
                 break
-        return t[:, 0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2], output)
-
-    @staticmethod
-    def backward(ctx: Any, dt: Tensor) -> tuple[Tensor | None, ...]:
-        logits, real, t = ctx.saved_tensors  # t is this function's own, so that its gradient is met again
-        s = torch.where(real, torch.sigmoid(t[:, None] + logits), 0)
-        slopes = s * (1 - s)
-        # a slope of 0 means that no weight can move
-        return slopes * (-dt[:, None] / slopes.sum(1, keepdim=True).clamp(min=TINY)), None, None, None
+    for _ in range(2):
+        mean, slope = mean_and_slope(t)
+        # a step of exactly 0, of which only the derivatives are wanted; a slope of 0 means that no weight can move
+        t = t - (mean - mean.detach()) / slope.clamp(min=TINY)
+    return t[:, 0].to(logits.dtype)
 
 
 class GSP(nn.Module):
