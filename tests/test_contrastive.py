@@ -381,7 +381,7 @@ def test_a_held_out_loss_that_is_no_number_names_its_batch(llama, tmp_path):
     class Bad(Scaled):
         def forward(self, sentence_features, labels):
             loss = super().forward(sentence_features, labels)
-            self.seen = getattr(self, "seen", 0) + (not self.training)
+            self.seen = getattr(self, "seen", 0) + (not self.model.training)
             return loss * torch.nan if self.seen == 5 else loss  # 3 batches a look: the second of the second look
 
     with pytest.raises(FloatingPointError, match=r"the held-out loss is nan at step 2; the batch: rows \[4, 5, 6, 7\]"):
