@@ -173,10 +173,9 @@ print(json.dumps([encoded(folder) for folder in sys.argv[2:]]))
 
 def test_an_export_loads_without_this_package_where_it_says_so(tmp_path, monkeypatch):
     """The last layer by a pooling that sentence-transformers has too; an earlier layer it has not."""
-    monkeypatch.setattr(sys.modules["lab.training.export"].subprocess, "run", lambda command, **_: tried(command))
     tries = []
 
-    def tried(command):
+    def tried(command, **_):
         tries.append(command[-1])
         np.save(command[-3], model.encode(texts))
         return subprocess.CompletedProcess(command, 0)
@@ -189,10 +188,11 @@ def test_an_export_loads_without_this_package_where_it_says_so(tmp_path, monkeyp
         design = lab.training.Design("bidirectional", tokens, layer)
         model = lab.training.embedder(small, design, window=16, device="cpu")
         ours = model[1]
-        lab.training.export(model, tmp_path / str(at), texts)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "run", tried)
+            lab.training.export(model, tmp_path / str(at), texts)
         assert model[1] is ours
         here.append(model.encode(texts))
-    monkeypatch.undo()
     folders = [str(tmp_path / str(at)) for at in range(len(kinds))]
     assert [lab.training.loads_alone(folder) for folder in folders] == [True] * 5 + [False] * 2
     assert tries == ["alone"] * 5 + ["with this package"] * 2
