@@ -2,6 +2,7 @@
 
 import copy
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,12 @@ from lab.attention.interventions import with_sink_logit, without_keys
 def run(model, given):
     with torch.inference_mode():
         return model.model(**given).last_hidden_state
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As for a user: the types in the signatures, which stand in tests alone, would answer first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def changes():
@@ -246,7 +253,7 @@ def test_matrices_asked_for_inside_are_refused(name):
         (lambda m: lab.attention.watch(m, first=2.5), "an int; got 2.5"),
     ],
 )
-def test_arguments_of_another_type_are_refused(bad, says):
+def test_arguments_of_another_type_are_refused(bad, says, unchecked):
     with pytest.raises(TypeError, match=says), bad(drawn("llama")):
         pass
     with (
@@ -256,7 +263,7 @@ def test_arguments_of_another_type_are_refused(bad, says):
         pass
 
 
-def test_thresholds_may_be_any_row_of_numbers():
+def test_thresholds_may_be_any_row_of_numbers(unchecked):
     model = drawn("llama")
     given, _ = inputs(model)
     for thresholds in ((0.1, 0.3), [0.1, 0.3], np.array([0.1, 0.3])):
