@@ -99,9 +99,8 @@ def test_hidden_keys_are_seen_hidden(kind, side):
     got = sinks.result().isel(layer=0)
     with np.errstate(invalid="ignore"):  # a key that nobody sees has no even share: 0 / 0
         want = {name: np.nan_to_num(values) for name, values in statistics(A, real).items()}
-    leave = {"lift", "sink_rate", "first_token"} if kind == "gpt_oss" else set()  # of shares there
-    for name in want.keys() - leave:
-        found = got[name].isel(threshold=0) if name == "sink_rate" else got[name]
+    for name in want:
+        found = got[name].isel(threshold=0) if name.endswith("_rate") else got[name]
         np.testing.assert_allclose(found, want[name], rtol=1e-4, atol=2e-5, err_msg=name)
     assert float(got.zeros.max()) == 0  # a hidden key is not a visible one
     if kind == "llama":

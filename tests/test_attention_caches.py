@@ -23,7 +23,7 @@ def oracle(result, model, ids, real, leave=(), **more):
     given = {"input_ids": ids, "attention_mask": real.long(), **more}
     for layer, A in enumerate(matrices(model, given)):
         for name, want in statistics(A, real).items():
-            got = result[name].isel(threshold=0) if name == "sink_rate" else result[name]
+            got = result[name].isel(threshold=0) if name.endswith("_rate") else result[name]
             if name not in leave:
                 np.testing.assert_allclose(got[layer], want, rtol=1e-4, atol=2e-5, err_msg=name)
 
@@ -137,7 +137,7 @@ def test_a_pass_that_is_told_which_way_to_look(kind, told, side, attention):
         plain = model.model(**given, **told).last_hidden_state
     for name, want in statistics(kept[0], real).items():
         got = sinks.result()[name].isel(layer=0)
-        got = got.isel(threshold=0) if name == "sink_rate" else got
+        got = got.isel(threshold=0) if name.endswith("_rate") else got
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5, err_msg=name)
     with lab.attention.use(model, "softmax"), torch.inference_mode():
         used = model.model(**given, **told).last_hidden_state
