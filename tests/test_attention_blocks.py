@@ -99,9 +99,9 @@ def test_hidden_keys_are_seen_hidden(kind, side):
     got = sinks.result().isel(layer=0)
     with np.errstate(invalid="ignore"):  # a key that nobody sees has no even share: 0 / 0
         want = {name: np.nan_to_num(values) for name, values in statistics(A, real).items()}
-    for name in want:
+    for name, right in want.items():
         found = got[name].isel(threshold=0) if name.endswith("_rate") else got[name]
-        np.testing.assert_allclose(found, want[name], rtol=1e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=2e-5, err_msg=name)
     assert float(got.zeros.max()) == 0  # a hidden key is not a visible one
     if kind == "llama":
         T = real.sum(1).numpy()

@@ -5,7 +5,8 @@ import torch
 from families import FAMILIES, REFUSED, SEQ2SEQ, WINDOWED, family, random_model
 
 import lab
-from lab.attention.calls import Call, attending
+from lab.attention.call import Call
+from lab.attention.calls import attending
 from lab.models.hooks import state_of
 from lab.models.loaded import describe
 from lab.models.wrap import half

@@ -14,7 +14,7 @@ from attention_oracle import drawn, inputs
 from torch import nn
 
 import lab
-from lab.attention.calls import Call
+from lab.attention.call import Call
 from lab.attention.sinks import BACKENDS, measure
 from lab.attention.visible import Visible
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lab.attention.calls import Call
+from lab.attention.call import Call
 from lab.attention.normalizer import Normalizer, taken, wants
 from lab.attention.precision import dtype_asked, exact
 

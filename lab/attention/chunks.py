@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.attention.calls import Call
+from lab.attention.call import Call
 
 Weigh = Callable[[Tensor, Tensor], Tensor]  # (scores, mask) -> weights: a NORMALIZERS entry, or a function of one's own
 # columns, shares, even, totals and ahead of lab.attention.sinks.Seen

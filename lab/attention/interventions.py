@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from lab.attention.calls import Call, attending
+from lab.attention.call import Call
+from lab.attention.calls import attending
 from lab.attention.chunks import weights_of
 from lab.attention.precision import dtype_asked, exact
 from lab.models import Loaded

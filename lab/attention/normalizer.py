@@ -17,7 +17,7 @@ class Normalizer:
     """weights = normalizer(scores, mask): rows over the last axis, a key's weight exactly 0 where it may not be seen.
 
     Most need the scores alone, and `form` is all they are. What else one does in a layer stands in stages, each a
-    function that is given the call (lab.attention.calls.Call) and those of the parameters that it names:
+    function that is given the call (lab.attention.call.Call) and those of the parameters that it names:
 
         learned(call)         the parameters that training moves, {name: initial value}
         before(call)          the call with other queries, keys, values or scale

@@ -8,7 +8,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from lab.attention.calls import Call, listening
+from lab.attention.call import Call
+from lab.attention.calls import listening
 from lab.attention.chunks import computed, weights_of
 from lab.attention.use import use
 from lab.models.hooks import evaluating

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lab.attention import flash, tiles, together
-from lab.attention.calls import Call
+from lab.attention.call import Call
 from lab.attention.chunks import SUMS, Found
 
 ELEMENTS = 2**22  # of the queries of some heads at a time: 16 MiB in float32, and so their keys

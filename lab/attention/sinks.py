@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lab.attention import runs
-from lab.attention.calls import Call
+from lab.attention.call import Call
 from lab.attention.chunks import SUMS, Found, Rows, Weigh, by_rows
 from lab.kernels import attention_columns as fused
 from lab.kernels.segment_pool import by_kernel

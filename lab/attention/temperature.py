@@ -7,7 +7,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from lab.attention.calls import Call, attending
+from lab.attention.call import Call
+from lab.attention.calls import attending
 from lab.attention.mixing import spikes
 from lab.attention.precision import exact
 

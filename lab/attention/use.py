@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lab.attention.answer import Answer
-from lab.attention.calls import Call, attending
+from lab.attention.call import Call
+from lab.attention.calls import attending
 from lab.attention.chunks import Rows
 from lab.attention.normalizer import Normalizer, taken, wants
 from lab.attention.normalizers import NORMALIZERS

@@ -11,7 +11,8 @@ import xarray as xr
 from torch import Tensor
 
 from lab.attention import flash
-from lab.attention.calls import Call, listening
+from lab.attention.call import Call
+from lab.attention.calls import listening
 from lab.attention.chunks import Weigh, computed
 from lab.attention.sinks import BACKENDS, REFUSALS, Seen, answered, choose, measure
 from lab.attention.tally import Tally
