@@ -49,9 +49,10 @@ class GRL(Agreement):
     head: as in Agreement, but a module: it is trained, and the reference has a copy of it.
 
     Generation-augmented representation learning (GRL), ULLME, Man et al., 2024. https://arxiv.org/abs/2408.03402
-    The weighted sum of three terms is its page's. Of its code are beta = 0.1, sums over tokens, weights of 1, and the
-    positive against one negative, of several the first; here each counts alike. Its first release has the model without
-    its adapters as the reference, though it differentiates the contrastive term only; its last one has none.
+    The weighted sum of three terms is the paper's, by a summary that quotes it. Of the authors' code are beta = 0.1,
+    sums over tokens, weights of 1, and the positive against one negative, of several the first; here each counts alike.
+    Its first release has the model without its adapters as the reference, though it differentiates the contrastive term
+    only; its last one has none.
 
     Raises TypeError for a head that is no module, ValueError as Agreement does and for numbers that are not positive.
     """
