@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -468,13 +469,13 @@ def test_bad_sets_are_refused(call, says):
 def test_pools_are_aggregations_of_the_layers_of_pytorch_geometric(name):
     """Node by node: what its neighbours send, in the order of the edges, as one row; nothing sent is zeros."""
     geometric = pytest.importorskip("torch_geometric.nn", exc_type=ImportError)
-    from lab.pooling.geometric import GeometricAggregation
+    from lab.pooling.geometric import aggregation as within
 
     pool, x = POOLS[name](3), torch.rand(5, 3)
     edges = torch.tensor([[0, 1, 2, 3, 0, 4, 1], [1, 0, 1, 0, 3, 1, 3]])  # from, to; 2 and 4 hear nothing
     heard = [x[edges[0, edges[1] == node]] for node in range(5)]
     pooled = torch.cat([pool(row[None], torch.ones(1, len(row), dtype=torch.bool)) for row in heard])
-    aggregation = GeometricAggregation(pool)
+    aggregation = within(pool)
     torch.testing.assert_close(geometric.SimpleConv(aggregation)(x, edges), pooled)
     several = geometric.SimpleConv([aggregation, "mean"])(x, edges)
     torch.testing.assert_close(several[:, :3], pooled)
@@ -482,6 +483,7 @@ def test_pools_are_aggregations_of_the_layers_of_pytorch_geometric(name):
     y = layer(x, edges)
     torch.testing.assert_close(y, layer.lin_l(pooled) + layer.lin_r(x))
     assert len(list(layer.parameters())) == 3 + len(list(pool.parameters()))
+    assert type(pickle.loads(pickle.dumps(aggregation))) is type(aggregation)  # noqa: S301 - our own
     again = copy.deepcopy(layer)
     again.reset_parameters()
     again.load_state_dict(layer.state_dict())
