@@ -137,6 +137,7 @@ def test_the_start_pages_form_runs_a_notebook_and_opens_its_report(server, tmp_p
             link.click()
         report = opened.value
         report.locator(".verdict", has_text="n is 7, seven {x}").wait_for()
+        report.bring_to_front()  # a tab behind another one may have painted nothing yet
         report.screenshot(path=shots / "start-report.png")
 
 
