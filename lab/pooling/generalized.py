@@ -58,9 +58,8 @@ def _log_power(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Te
     return p * base(keep(x, mask).to(wide(x))).log()
 
 
-SMALL = (
-    0.4  # below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
-)
+# below it powers are taken around the geometric mean: float32's ln(max / min) = 190 times this fits into exp
+SMALL = 0.4
 
 
 def log_power_mean(x: Tensor, mask: Segments, p: Tensor, base: Callable[[Tensor], Tensor]) -> Tensor:
