@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lab.kernels import segment_torch
 from lab.pooling import LAYER_POOLS, POOLS
 from lab.pooling.functional import segment_pool
 from lab.pooling.layers import with_inverse_rms
@@ -73,3 +74,18 @@ def test_the_deviation_of_large_and_small_states_is_that_of_float64(mask, scale)
     torch.testing.assert_close(y.double() / scale, want, rtol=1e-5, atol=0)
     torch.testing.assert_close(slope.double(), exact, rtol=1e-4, atol=1e-6)
     assert not y[:, 0].any()
+
+
+def test_equal_tokens_do_not_send_the_deviation_the_longer_way(monkeypatch):
+    ways = []
+    once = segment_torch._deviation
+    monkeypatch.setattr(segment_torch, "_deviation", lambda *given: ways.append(given) or once(*given))
+    x = drawn(1.0, 2, 6, 3)
+    x[..., 0] = 0.1  # equal: its variance is 0, and no square underflowed
+    x[1, 0, 2] = 7.0  # a token of padding
+    y = segment_pool(x, MASK, "std")
+    assert len(ways) == 1
+    assert not y[:, 0].any()
+    x[..., 1] *= 1e-25  # here one does
+    segment_pool(x, MASK, "std")
+    assert len(ways) == 3

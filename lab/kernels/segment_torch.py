@@ -150,15 +150,19 @@ def std(x: Tensor, mask: Segments) -> tuple[Tensor]:
 
 
 def _deviation(near: Tensor, mask: Segments, n: int, length: Tensor) -> tuple[Tensor, bool]:
-    """sqrt(1/n sum_t (x_t - mean)^2), and whether its squares are known to have neither over- nor underflowed."""
-    centred = keep(near - expand(total(near, mask) / length, mask, n), mask)
+    """sqrt(1/n sum_t (x_t - mean)^2), and whether its squares are known to have neither over- nor underflowed.
+
+    near: no number above 0, so that a sum of exactly 0 is one of equal tokens, whose deviation is 0 and no underflow.
+    """
+    sums = total(near, mask)
+    centred = keep(near - expand(sums / length, mask, n), mask)
     variance = total(centred.square(), mask) / length
     root = torch.where(variance == 0, 0, divisor(variance).sqrt())
     if not at_once(variance):
         return root, False
     if not variance.numel():
         return root, True
-    low, high = (end.item() for end in variance.detach().aminmax())
+    low, high = (end.item() for end in torch.where(sums == 0, 1, variance).detach().aminmax())
     return root, 1e-30 < low <= high < torch.inf  # NaN is not
 
 

@@ -43,7 +43,8 @@ def segment_pool(
     """One vector of each segment, coordinate by coordinate.
 
     mode    "sum", "mean", "max", "min"
-            "std"       sqrt(1/n sum_t (x_t - mean)^2), the population's; gradient 0 where it is 0
+            "std"       sqrt(1/n sum_t (x_t - mean)^2), the population's; gradient 0 where it is 0. On a GPU inf where
+                        it is above 1.8e19, whose square float32 does not hold
             "lse"       log sum_t exp(x_t); -inf if every x_t is
             "softmax"   sum_t w_t x_t with w = softmax of the scores over the segment's tokens
     scores  only for "softmax": one per token ([B, T] or [N]) or one per coordinate (the shape of x). A score of -inf
