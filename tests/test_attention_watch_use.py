@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from attention_oracle import drawn, inputs
 
 import lab
 from lab.attention.calls import attending
@@ -50,6 +51,29 @@ def test_the_weights_seen_are_those_the_model_computes_with(name):
             none = ((rows == 0) & visible[text][:, real[text]]).sum(-1) / n
             np.testing.assert_allclose(got.zeros, none.mean(-1), rtol=1e-6)
     assert set(seen.backend.values) == {"chunked"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "takes"),
+    [
+        ("gpt_oss", "softmax", True),
+        ("gpt_oss", "gated", True),
+        ("llama", "sink_logit", True),
+        ("llama", "softmax", False),
+        ("llama", "softpick", False),  # its rows lack something to 1 too, and no sink logit has it
+    ],
+)
+def test_the_share_of_a_sink_logit_is_seen_under_use(kind, name, takes):
+    model = drawn(kind)
+    given, _ = inputs(model, "left")
+    with torch.no_grad(), lab.attention.use(model, name), lab.attention.watch(model) as sinks:
+        model.model(**given)
+    seen = sinks.result()
+    if takes:
+        np.testing.assert_allclose(seen.sink_logit, 1 - seen.row_mass, atol=1e-5)
+        assert 0.005 < float(seen.sink_logit.mean()) < 0.995
+    else:
+        assert not seen.sink_logit.any()
 
 
 def test_sparse_weights_are_counted_and_a_softmax_has_none():

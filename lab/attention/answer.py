@@ -44,6 +44,11 @@ class Answer:
         if "positions" in own and call.cross:
             raise ValueError(f"{kind} attends to another sequence: its keys stand at no distance from its queries")
 
+    @property
+    def has_sink(self) -> bool:
+        """Whether a sink logit, the model's or a learned one, takes a share of each row."""
+        return "sink" in wants(self.normalizer.form) and (self.call.sink is not None or "sink" in self.parameters)
+
     @cached_property
     def asked(self) -> Call:
         """The call with the queries, keys, values and scale that this normalizer makes of them."""

@@ -20,6 +20,7 @@ class Rows:
     """Weights that are known for any rows of a call: what an inner `use` computes with."""
 
     weights: Callable[[int, int], Tensor]  # of queries start to stop - 1, [B, H, rows, Tk]
+    to_one: bool  # what a row lacks to 1 is the weight of a sink logit
 
 
 def computed(call: Call) -> tuple[Call, Rows | None]:
@@ -98,8 +99,8 @@ def weights_of(
 ) -> tuple[Tensor, Tensor]:
     """A [B, H, rows, Tk], zeros where not visible, and the weight of the sink logit [B, H, rows] (or 0)."""
     if isinstance(weigh, Rows):
-        weights = weigh.weights(start, stop)
-        return torch.where(visible, weights, 0), weights.new_zeros(())
+        weights = torch.where(visible, weigh.weights(start, stop), 0)
+        return weights, (1 - weights.sum(-1)).clamp(min=0) if weigh.to_one else weights.new_zeros(())
     scores = call.scores(start, stop)
     if weigh is not None:
         return weigh(scores.masked_fill(~visible, 0), visible), scores.new_zeros(())

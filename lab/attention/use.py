@@ -59,7 +59,8 @@ class Using:
         return self.answer(call).output()
 
     def computed(self, call: Call) -> tuple[Call, Rows]:
-        return call, Rows(self.answer(call).weights)
+        answer = self.answer(call)
+        return call, Rows(answer.weights, to_one=answer.has_sink)
 
     def answer(self, call: Call) -> Answer:
         if self.normalizer.learned is None:
