@@ -122,10 +122,14 @@ class InceptionMixer(nn.Module):
         check(x, 2)
         if x.shape[3] != self.project.out_channels:
             raise ValueError(f"x must be [batch, H, W, {self.project.out_channels}]; got {tuple(x.shape)}")
-        parts = x.movedim(-1, 1).split([self.conv_dim, self.max_dim, self.low], 1)
-        sharp = self.after_max(window_pool(parts[1], "max", 3, stride=1, padding=1))
-        y = torch.cat([self.conv(parts[0]), sharp, self._attend(parts[2])], 1)
+        y = torch.cat(self.branches(x.movedim(-1, 1)), 1)
         return self.project(y + self.fuse(y)).movedim(1, -1)
+
+    def branches(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor, Tensor]:
+        """What is joined: the convolution's maps, the maximum's and attention's, each (B, its channels, H, W)."""
+        parts = x.split([self.conv_dim, self.max_dim, self.low], 1)
+        sharp = self.after_max(window_pool(parts[1], "max", 3, stride=1, padding=1))
+        return self.conv(parts[0]), sharp, self._attend(parts[2])
 
     def _attend(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         small = window_pool(x, "mean", self.pool_size, ceil_mode=True)

@@ -19,6 +19,7 @@ trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python; loads_alone: without this package?
 instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
 layer_weights   what a trained one reads of each layer
+metaformer      a classifier of images whose token mixer is one of MIXERS, with its cost
 """
 
 from lab.training.base import base
@@ -40,6 +41,7 @@ from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
+from lab.training.metaformer import MIXERS, metaformer
 from lab.training.modalities import Instructed, instructed
 from lab.training.patches import patch_classifier
 from lab.training.projection import HEADS, Headed, projected
@@ -54,11 +56,11 @@ from lab.training.unet import UNet
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "READOUTS", "SCHEDULES", "STUDY", "Classified",
-    "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed", "HourglassShape",
-    "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words", "agreement", "base",
-    "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export", "free_features",
-    "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head", "layer_weights",
-    "loads_alone", "max_retrieval", "mixed", "noising", "patch_classifier", "projected", "relation_reader", "several",
-    "soup", "sparse_retriever", "together", "trials", "vitals",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS", "SCHEDULES", "STUDY",
+    "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed",
+    "HourglassShape", "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words",
+    "agreement", "base", "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export",
+    "free_features", "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head",
+    "layer_weights", "loads_alone", "max_retrieval", "metaformer", "mixed", "noising", "patch_classifier", "projected",
+    "relation_reader", "several", "soup", "sparse_retriever", "together", "trials", "vitals",
 ]  # fmt: skip
