@@ -13,21 +13,26 @@ from types import ModuleType
 from lab.data.evaluation import Task, label_tasks, pair_task, task_texts
 from lab.data.files import read
 from lab.data.held_out import HELD_OUT, evaluations, training_pairs
-from lab.data.images import cued, digits, of_each
+from lab.data.image_task import Gallery, ImageTask, image_task
+from lab.data.images import cluttered, cued, digits, of_each
 from lab.data.noise import attacked, noisy
 from lab.data.own_pairs import pairs, split_pairs
 from lab.data.texts import corpus, docstrings, manifest
 
 __all__ = [
     "HELD_OUT",
+    "Gallery",
+    "ImageTask",
     "Task",
     "attacked",
+    "cluttered",
     "corpus",
     "cued",
     "digits",
     "docstrings",
     "evaluations",
     "graphs",
+    "image_task",
     "label_tasks",
     "manifest",
     "noisy",

@@ -66,3 +66,48 @@ def cued(images: object, labels: object, agreeing: float, *, seed: int = 0) -> t
     rows = torch.zeros(n, 1, 2 * width, dtype=images.dtype)
     rows[np.arange(n), 0, named] = 1
     return torch.cat([images, rows.unflatten(-1, (2, width))], dim=2), right
+
+
+def cluttered(
+    images: object, side: int = 16, *, pieces: int = 3, size: int = 4, noise: float = 0.1, seed: int = 0
+) -> tuple:
+    """Images [N, 1, h, w] each at a random place of a canvas [side, side], among pieces cut out of other images.
+
+    Synthetic clutter. A piece is size x size pixels from anywhere in another image of the set, put where it does not
+    touch the image's own box; pieces may cover each other (the brighter pixel stays). Then noise |N(0, noise^2)| is
+    added everywhere and the sum is cut to [0, 1]. Returns the canvases [N, 1, side, side] and what each pixel is, int8
+    [N, side, side]: 1 in the image's own box, 2 a pixel of a piece that is not 0, 0 elsewhere.
+    ValueError for fewer than two images, a canvas on which a piece may find no room, negative pieces or noise.
+    """
+    import torch
+
+    n, (h, w) = len(images), images.shape[-2:]
+    if n < 2 or images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"images must be [N >= 2, 1, h, w]; got {tuple(images.shape)}")
+    if not 1 <= size <= min(h, w) or side < max(h, w) + 2 * size - 1:
+        raise ValueError(
+            f"size is from 1 to {min(h, w)}, and beside an image of {h} x {w} a piece of {size} always finds room on a "
+            f"side of {max(h, w) + 2 * size - 1} or more; got size={size}, side={side}"
+        )
+    if pieces < 0 or noise < 0:
+        raise ValueError(f"pieces and noise are 0 or more; got {pieces} and {noise}")
+    generator = np.random.default_rng(seed)
+    source = np.asarray(images, dtype=np.float32)[:, 0]
+    canvas, kind = np.zeros((n, side, side), np.float32), np.zeros((n, side, side), np.int8)
+    corners = np.stack(np.meshgrid(*[np.arange(side - size + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    for i in range(n):
+        top, left = generator.integers(side - h + 1), generator.integers(side - w + 1)
+        apart = (corners + size <= (top, left)) | (corners >= (top + h, left + w))
+        free = corners[apart.any(1)]
+        for _ in range(pieces):
+            other = (i + generator.integers(1, n)) % n
+            y, x = generator.integers(h - size + 1), generator.integers(w - size + 1)
+            r, c = free[generator.integers(len(free))]
+            piece = source[other, y : y + size, x : x + size]
+            at = np.s_[i, r : r + size, c : c + size]
+            canvas[at] = np.maximum(canvas[at], piece)
+            kind[at][piece > 0] = 2
+        canvas[i, top : top + h, left : left + w] = source[i]
+        kind[i, top : top + h, left : left + w] = 1
+    canvas = np.clip(canvas + np.abs(generator.normal(0, noise, canvas.shape)), 0, 1)
+    return torch.from_numpy(canvas.astype(np.float32))[:, None].to(images.dtype), torch.from_numpy(kind)

@@ -9,6 +9,8 @@ depth                            the layer where a concept appears and the one w
 shifted                          which layer's classifier holds out of distribution
 retrieval, graded_retrieval, similarity    the space as it is: ranks, nDCG, recall, correlation with scores
 late_retrieval, maxsim              the same where a text is many vectors: each query token finds its best
+search, refined_search, reordered    a database's order for each query, put right at its top; search_cost of it
+average_precision                what an order is worth
 recover                          how much of one space a linear map gets back from another
 words_linear, words_retrieval    what the bare words give away
 evaluate                         data sets of four kinds, every example scored, for any encoder or for states
@@ -27,6 +29,7 @@ from lab.probes.mteb import mteb
 from lab.probes.neighbours import centroid, neighbours
 from lab.probes.recover import recover
 from lab.probes.regression import multilabel, regression
+from lab.probes.rerank import average_precision, refined_search, reordered, search, search_cost
 from lab.probes.retrieval import ranks, retrieval
 from lab.probes.shift import shifted
 from lab.probes.similarity import graded_retrieval, similarity
@@ -38,6 +41,7 @@ __all__ = [
     "PENALTIES",
     "AttentiveProbe",
     "attentive",
+    "average_precision",
     "centroid",
     "control_labels",
     "depth",
@@ -54,8 +58,12 @@ __all__ = [
     "neighbours",
     "ranks",
     "recover",
+    "refined_search",
     "regression",
+    "reordered",
     "retrieval",
+    "search",
+    "search_cost",
     "selectivity",
     "shifted",
     "similarity",

@@ -19,6 +19,7 @@ trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python; loads_alone: without this package?
 instructed      a toy decoder of pictures and words, told what to do, beside a dual encoder
 layer_weights   what a trained one reads of each layer
+image_search    descriptors of images to search by, learnt by ArcFace, by one of SEARCH_POOLS
 metaformer      a classifier of images whose token mixer is one of MIXERS, with its cost
 """
 
@@ -36,6 +37,7 @@ from lab.training.free_features import FreeFeatures, expected_lengths, free_feat
 from lab.training.freezing import Frozen, frozen
 from lab.training.graphs import READOUTS, graph_reader
 from lab.training.hourglass import HourglassShape, agreement, hourglass
+from lab.training.image_search import SEARCH_POOLS, image_search
 from lab.training.instructions import INSTRUCTIONS, Instruction
 from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
@@ -56,11 +58,12 @@ from lab.training.unet import UNet
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS", "SCHEDULES", "STUDY",
-    "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed",
-    "HourglassShape", "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned", "UNet", "Words",
-    "agreement", "base", "classify", "contrastive", "corpus", "denoiser", "embedder", "expected_lengths", "export",
-    "free_features", "frozen", "graph_reader", "hourglass", "instructed", "language_model", "layer_head",
-    "layer_weights", "loads_alone", "max_retrieval", "metaformer", "mixed", "noising", "patch_classifier", "projected",
-    "relation_reader", "several", "soup", "sparse_retriever", "together", "trials", "vitals",
+    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS", "SCHEDULES",
+    "SEARCH_POOLS", "STUDY", "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures",
+    "Frozen", "Headed", "HourglassShape", "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned",
+    "UNet", "Words", "agreement", "base", "classify", "contrastive", "corpus", "denoiser", "embedder",
+    "expected_lengths", "export", "free_features", "frozen", "graph_reader", "hourglass", "image_search", "instructed",
+    "language_model", "layer_head", "layer_weights", "loads_alone", "max_retrieval", "metaformer", "mixed", "noising",
+    "patch_classifier", "projected", "relation_reader", "several", "soup", "sparse_retriever", "together", "trials",
+    "vitals",
 ]  # fmt: skip
