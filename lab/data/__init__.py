@@ -14,7 +14,7 @@ from lab.data.evaluation import Task, label_tasks, pair_task, task_texts
 from lab.data.files import read
 from lab.data.held_out import HELD_OUT, evaluations, training_pairs
 from lab.data.image_task import Gallery, ImageTask, image_task
-from lab.data.images import cluttered, cued, digits, of_each
+from lab.data.images import cluttered, cued, digits, moved, of_each, resized
 from lab.data.noise import attacked, noisy
 from lab.data.own_pairs import pairs, split_pairs
 from lab.data.texts import corpus, docstrings, manifest
@@ -35,12 +35,14 @@ __all__ = [
     "image_task",
     "label_tasks",
     "manifest",
+    "moved",
     "noisy",
     "of_each",
     "pair_task",
     "pairs",
     "read",
     "relations",
+    "resized",
     "split_pairs",
     "task_texts",
     "tasks",

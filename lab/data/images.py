@@ -111,3 +111,39 @@ def cluttered(
         kind[i, top : top + h, left : left + w] = 1
     canvas = np.clip(canvas + np.abs(generator.normal(0, noise, canvas.shape)), 0, 1)
     return torch.from_numpy(canvas.astype(np.float32))[:, None].to(images.dtype), torch.from_numpy(kind)
+
+
+def resized(images: object, size: tuple[int, int]) -> object:
+    """Images [N, C, H, W] brought to [N, C, *size] by bilinear interpolation, corners not aligned; deforms at will."""
+
+    _check(images)
+    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
+        raise ValueError(f"size is two whole numbers, height and width, each 1 or more; got {size}")
+    return torch.nn.functional.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def moved(images: object, *, down: float = 0.0, right: float = 0.0, degrees: float = 0.0, scale: float = 1.0) -> object:
+    """Images [N, C, H, W] turned and scaled about their middle, then shifted; bilinear, 0 where nothing was.
+
+    A place p (from the middle, in pixels, x to the right and y down) goes to scale R p + (right, down), where R turns
+    by degrees, counter-clockwise as seen. Numbers that leave all as it is give the images back within rounding.
+    ValueError for a scale that is not above 0.
+
+    if not scale > 0:
+        raise ValueError(f"scale must be above 0; got {scale}")
+    H, W = images.shape[-2:]
+    turn = torch.deg2rad(torch.tensor(float(degrees), dtype=torch.float64))
+    # where each place of the result comes from, the inverse; affine_grid counts in halves of the width and the height
+    inverse = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).view(2, 2) / scale
+    inverse = inverse * torch.tensor([[1.0, H / W], [W / H, 1.0]], dtype=torch.float64)
+    shift = torch.tensor([2 * right / W, 2 * down / H], dtype=torch.float64)
+    theta = torch.cat([inverse, -(inverse @ shift)[:, None]], 1).to(images).expand(len(images), 2, 3)
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
+
+
+def _check(images: object) -> None:
+
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
+        got = list(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"images must be a float tensor [N, C, H, W]; got {got}")

@@ -24,6 +24,7 @@ from lab.geometry.spectrum import (
     spectral_exponent,
     stable_rank,
 )
+from lab.geometry.ssim import ssim
 from lab.geometry.trajectories import PerText, curvature, prompt_entropy
 from lab.geometry.views import dime, infonce, lidar
 
@@ -34,6 +35,6 @@ __all__ = [
     "levina_bickel", "lidar", "linear_cka", "low_frequency", "matrix_entropy", "measure", "mutual_knn", "nc1",
     "nc2_angles", "nc2_frame", "nc2_norms", "nc3", "nc4", "nearest_centre", "participation_ratio",
     "patch_low_frequency", "principal", "procrustes", "project", "prompt_entropy", "pwcca", "rankme", "rbf_cka",
-    "relative_to", "rsa", "simplex_plane", "spectral_exponent", "stable_rank", "stitch", "svcca", "two_nn",
-    "two_nn_mle", "uniformity",
+    "relative_to", "rsa", "simplex_plane", "spectral_exponent", "ssim", "stable_rank", "stitch", "svcca",
+    "two_nn", "two_nn_mle", "uniformity",
 ]  # fmt: skip

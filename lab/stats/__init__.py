@@ -10,6 +10,8 @@ cohen_dz, rank_biserial, cliffs_delta    how large, in units of the spread or of
 power         how many seeds would show this?
 settling      how many seeds would settle it, with or without a difference?
 judge         claims: on which side of zero each says it is, and whether it is there; verdict, in words
+best_elsewhere  the best of several, each seed judging what the others chose
+ranks_agree   do two sets of scores put the same first
 compare       all of it for designs side by side, in one table; lab.plots.forest draws it
 contrasts     is one design better than another: it holds, it does not, or too little power, and how many seeds it takes
 """
@@ -20,10 +22,12 @@ from lab.stats.claims import judge, verdict
 from lab.stats.compare import compare
 from lab.stats.contrasts import Contrast, contrasts
 from lab.stats.effects import cliffs_delta, cohen_dz, rank_biserial
+from lab.stats.elsewhere import best_elsewhere
 from lab.stats.exact import TESTS, sign_flip, wilcoxon
 from lab.stats.holm import holm
 from lab.stats.levels import levels
 from lab.stats.power import power
+from lab.stats.ranks import ranks_agree
 from lab.stats.settling import settling
 from lab.stats.words import best, in_words
 
@@ -32,6 +36,7 @@ __all__ = [
     "Contrast",
     "bca",
     "best",
+    "best_elsewhere",
     "bootstrap",
     "cliffs_delta",
     "cohen_dz",
@@ -43,6 +48,7 @@ __all__ = [
     "levels",
     "power",
     "rank_biserial",
+    "ranks_agree",
     "settling",
     "sign_flip",
     "verdict",

@@ -7,6 +7,9 @@ projected       a contrastive encoder of planted features, under a projection he
 denoiser        a small U-Net that takes noise off images; noising is the process, UNet the net
 *_reader        readers whose pooling is the question: of relations, graphs; likewise patch_classifier, hourglass,
                 layer_head, sparse_retriever
+map_classifier  a small convolutional network: how its maps shrink (SHRINKING) and how they are read; regions of one map
+                against crops (region_maps); what a pooled map has kept (kept, unpooled)
+supernets       where it shrinks: words that share weights, in one net, in several, or alone (placements)
 base            a tiny decoder, trained as a language model and saved as transformers saves
 DESIGNS         pooling x attention: which mask, which tokens, which layers, which head
 embedder        a design on a base: a SentenceTransformer
@@ -43,12 +46,16 @@ from lab.training.language_model import Run, language_model
 from lab.training.layer_head import layer_head
 from lab.training.layer_weights import layer_weights
 from lab.training.losses import LOSSES
+from lab.training.map_classifier import SHRINKING, MapNet, map_classifier
 from lab.training.metaformer import MIXERS, metaformer
 from lab.training.modalities import Instructed, instructed
 from lab.training.patches import patch_classifier
+from lab.training.placements import PlacedNet, Supernets, placements, supernets
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
+from lab.training.regions import multiply_adds, reach, region_maps, rings
 from lab.training.relations import relation_reader
+from lab.training.restoring import enlarged, fitted_ada, kept, linear_decoder, unpooled, variance_lost
 from lab.training.retrieval import max_retrieval
 from lab.training.several import several, together
 from lab.training.soup import soup
@@ -59,11 +66,12 @@ from lab.training.vitals import vitals
 
 __all__ = [
     "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS", "SCHEDULES",
-    "SEARCH_POOLS", "STUDY", "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures",
-    "Frozen", "Headed", "HourglassShape", "Instructed", "Instruction", "Mixed", "Noising", "Recipe", "Run", "Tuned",
-    "UNet", "Words", "agreement", "base", "classify", "contrastive", "corpus", "denoiser", "embedder",
-    "expected_lengths", "export", "free_features", "frozen", "graph_reader", "hourglass", "image_search", "instructed",
-    "language_model", "layer_head", "layer_weights", "loads_alone", "max_retrieval", "metaformer", "mixed", "noising",
-    "patch_classifier", "projected", "relation_reader", "several", "soup", "sparse_retriever", "together", "trials",
-    "vitals",
+    "SEARCH_POOLS", "SHRINKING", "STUDY", "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design",
+    "FreeFeatures", "Frozen", "Headed", "HourglassShape", "Instructed", "Instruction", "MapNet", "Mixed", "Noising",
+    "PlacedNet", "Recipe", "Run", "Supernets", "Tuned", "UNet", "Words", "agreement", "base", "classify", "contrastive",
+    "corpus", "denoiser", "embedder", "enlarged", "expected_lengths", "export", "fitted_ada", "free_features", "frozen",
+    "graph_reader", "hourglass", "image_search", "instructed", "kept", "language_model", "layer_head", "layer_weights",
+    "linear_decoder", "loads_alone", "map_classifier", "max_retrieval", "metaformer", "mixed", "multiply_adds",
+    "noising", "patch_classifier", "placements", "projected", "reach", "region_maps", "relation_reader", "rings",
+    "several", "soup", "sparse_retriever", "supernets", "together", "trials", "unpooled", "variance_lost", "vitals",
 ]  # fmt: skip
