@@ -49,3 +49,51 @@ def test_cues_that_cannot_be_are_refused():
             lab.data.cued(images, labels, 0.5)
     with pytest.raises(ValueError, match=r"from 0 to 1; got 1\.2"):
         lab.data.cued(images, np.arange(6) % 3, 1.2)
+
+
+def test_moved_by_whole_pixels_and_quarter_turns_is_exact():
+    images = torch.rand(3, 2, 6, 6)
+    torch.testing.assert_close(lab.data.moved(images), images, atol=1e-5, rtol=0)
+    shifted = lab.data.moved(images, right=2, down=-1)
+    torch.testing.assert_close(shifted[..., :5, 2:], images[..., 1:, :4], atol=1e-5, rtol=0)
+    assert float(shifted[..., :2].abs().max()) < 1e-5
+    assert float(shifted[..., 5, :].abs().max()) < 1e-5
+    turned = lab.data.moved(images, degrees=90)  # counter-clockwise, as numpy's rot90
+    torch.testing.assert_close(turned, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=0)
+    both = lab.data.moved(images, degrees=180, right=1)  # turned first, then shifted
+    torch.testing.assert_close(both[..., 1:], torch.rot90(images, 2, (2, 3))[..., :-1], atol=1e-5, rtol=0)
+
+
+def test_moved_scales_about_the_middle_and_keeps_angles_where_sides_differ():
+    wide = torch.zeros(1, 1, 8, 16)
+    wide[..., 3:5, 6:10] = 1
+    larger = lab.data.moved(wide, scale=2)
+    assert float(larger[..., 2:6, 4:12].min()) > 0.5
+    assert float(larger.sum()) == pytest.approx(4 * float(wide.sum()), rel=0.05)
+    upright = lab.data.moved(wide, degrees=90)
+    torch.testing.assert_close(upright[..., 2:6, 7:9], torch.ones(1, 1, 4, 2), atol=1e-5, rtol=0)
+    assert float(upright.sum()) == pytest.approx(8, rel=1e-4)
+
+
+def test_resized_is_linear_between_places():
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    found = lab.data.resized(ramp, (2, 8))
+    assert found.shape == (1, 1, 2, 8)
+    torch.testing.assert_close(found[0, 0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]))
+    assert torch.equal(lab.data.resized(ramp, (4, 4)), ramp)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda x: lab.data.moved(x[0]), r"\[N, C, H, W\]; got \[1, 4, 4\]"),
+        (lambda x: lab.data.moved(x.numpy()), "got ndarray"),
+        (lambda x: lab.data.moved(x.long()), "float tensor"),
+        (lambda x: lab.data.moved(x, scale=0.0), "above 0; got 0.0"),
+        (lambda x: lab.data.resized(x, (4,)), r"height and width, each 1 or more; got \(4,\)"),
+        (lambda x: lab.data.resized(x, (0, 4)), "each 1 or more"),
+    ],
+)
+def test_what_cannot_be_moved_is_refused(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(torch.rand(2, 1, 4, 4))

@@ -36,3 +36,8 @@ def test_other_tables_are_refused(table):
         plots.forest(table.drop_vars("dz"), title="", unit="")
     with pytest.raises(ValueError, match="select one cell first"):
         plots.forest(table.expand_dims(layer=2), title="", unit="")
+
+
+def test_a_label_of_figures_is_a_name(table):
+    figure = plots.forest(table.assign_coords(design=["1122", "1212", "2211"]), title="", unit="")
+    assert [axis.type for axis in figure.select_yaxes()] == ["category"] * 2

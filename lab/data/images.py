@@ -113,8 +113,9 @@ def cluttered(
     return torch.from_numpy(canvas.astype(np.float32))[:, None].to(images.dtype), torch.from_numpy(kind)
 
 
-def resized(images: object, size: tuple[int, int]) -> object:
+def resized(images: object, size: Sequence[int]) -> object:
     """Images [N, C, H, W] brought to [N, C, *size] by bilinear interpolation, corners not aligned; deforms at will."""
+    import torch
 
     _check(images)
     if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
@@ -122,13 +123,23 @@ def resized(images: object, size: tuple[int, int]) -> object:
     return torch.nn.functional.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def moved(images: object, *, down: float = 0.0, right: float = 0.0, degrees: float = 0.0, scale: float = 1.0) -> object:
+def moved(
+    images: object,
+    *,
+    down: float | int = 0,
+    right: float | int = 0,
+    degrees: float | int = 0,
+    scale: float | int = 1,
+) -> object:
     """Images [N, C, H, W] turned and scaled about their middle, then shifted; bilinear, 0 where nothing was.
 
     A place p (from the middle, in pixels, x to the right and y down) goes to scale R p + (right, down), where R turns
     by degrees, counter-clockwise as seen. Numbers that leave all as it is give the images back within rounding.
     ValueError for a scale that is not above 0.
+    """
+    import torch
 
+    _check(images)
     if not scale > 0:
         raise ValueError(f"scale must be above 0; got {scale}")
     H, W = images.shape[-2:]
@@ -143,6 +154,7 @@ def moved(images: object, *, down: float = 0.0, right: float = 0.0, degrees: flo
 
 
 def _check(images: object) -> None:
+    import torch
 
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
         got = list(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__

@@ -5,10 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def ssim(
-    a: Float[Tensor, "*N H W"], b: Float[Tensor, "*N H W"], *, window: int = 7, span: float = 1.0
-) -> Float[Tensor, "*N"]:
-    """Structural similarity, the mean over all windows of
+def ssim(a: Tensor, b: Tensor, *, window: int = 7, span: float | int = 1) -> Float[Tensor, "*N"]:
+    """Structural similarity of images (..., H, W) -> (...), the mean over all windows of
 
         (2 m_a m_b + c) (2 s_ab + d) / ((m_a^2 + m_b^2 + c) (s_a^2 + s_b^2 + d)),  c = (0.01 span)^2, d = (0.03 span)^2
 

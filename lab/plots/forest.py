@@ -55,7 +55,8 @@ def forest(table: xr.Dataset, *, title: str, unit: str) -> go.Figure:
         textfont={"size": 11, "color": GRAY}, hoverinfo="skip", showlegend=False, row=1, col=2,
     )  # fmt: skip
     figure.update_xaxes(range=[reach[0] - 0.1 * width, reach[1] + 0.9 * width], row=1, col=2)
-    figure.update_yaxes(range=[len(rows) - 0.5, -0.5], automargin=True)
+    # a label such as "1212" is a name, no number
+    figure.update_yaxes(type="category", range=[len(rows) - 0.5, -0.5], automargin=True)
     figure.update_xaxes(title=html.escape(unit))
     return quiet(figure, title=title, height=150 + 28 * len(rows))
 

@@ -79,7 +79,7 @@ class MapNet(nn.Module):
 
 def map_classifier(
     images: Float[Tensor, "N C H W"],
-    labels: Int[Tensor, " N"],
+    labels: Int[Tensor, " M"],
     pool: str = "max",
     *,
     sizes: Sequence[tuple[int, int]] = (),

@@ -79,7 +79,7 @@ def balanced(chances: Float[Tensor, "W M"], rounds: int = 10) -> Float[Tensor, "
 
 def supernets(
     images: Float[Tensor, "N C H W"],
-    labels: Int[Tensor, " N"],
+    labels: Int[Tensor, " M"],
     words: Sequence[str],
     asked: tuple[Tensor, Tensor],
     count: int = 1,

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lab.geometry import ssim
 from lab.pooling import AdaPool2d, AdaUnpool2d, EDSCWPool2d, SoftPool2d
-from lab.training.descend import descend
 
 WAYS = ("nearest", "bilinear")
 
@@ -23,7 +22,7 @@ def enlarged(y: Float[Tensor, "B C h w"], size: tuple[int, int], way: str = "nea
     return nn.functional.interpolate(y, size=tuple(size), mode=way, **corners)
 
 
-def variance_lost(found: Float[Tensor, "*N"], maps: Float[Tensor, "*N"]) -> float:
+def variance_lost(found: Tensor, maps: Tensor) -> float:
     """sum (found - x)^2 / sum (x - mean x)^2 over all entries of the maps x: 0 all is back, 1 as good as their mean."""
     if found.shape != maps.shape:
         raise ValueError(f"found must have the maps' shape {tuple(maps.shape)}; got {tuple(found.shape)}")
@@ -34,7 +33,7 @@ def variance_lost(found: Float[Tensor, "*N"], maps: Float[Tensor, "*N"]) -> floa
 
 
 def linear_decoder(
-    y: Float[Tensor, "B C h w"], maps: Float[Tensor, "B C H W"], *, ridge: float = 1e-3
+    y: Float[Tensor, "B C h w"], maps: Float[Tensor, "N D H W"], *, ridge: float = 1e-3
 ) -> Callable[[Float[Tensor, "N C h w"]], Float[Tensor, "N C H W"]]:
     """The affine map of a channel's pooled values to its places that has the least squared error, fitted on these maps.
 
@@ -78,22 +77,22 @@ def kept(
     return rows.reindex(pool=list(pools), way=[*WAYS, "fitted"])
 
 
-def fitted_ada(
-    maps: Float[Tensor, "B C H W"], way: str = "nearest", *, steps: int = 40, rate: float = 0.3, progress: bool = True
-) -> AdaPool2d:
-    """AdaPool2d with a beta for each place of the pooled map, learned so that `enlarged` brings most back.
+def fitted_ada(maps: Float[Tensor, "N C H W"]) -> AdaPool2d:
+    """AdaPool2d with the beta, one for each place of the pooled map, by which "nearest" brings most of `maps` back.
 
-    Squared error, all maps in each step, AdamW without decay, from beta = 1/2 (Stergiou & Poppe, 2023, learn beta with
-    the network's task; here the task is to bring the map back). https://arxiv.org/abs/2111.00772
+    With d = eDSCW - SoftPool and m the window's mean the squared error is least at beta = sum d (m - SoftPool) /
+    sum d^2 over maps and channels, and in [0, 1] at the nearer end where that lies outside: what learning beta for
+    this end can reach at best. Stergiou & Poppe, 2023, learn it with the network's task (the authors' code was read).
+    https://arxiv.org/abs/2111.00772
     """
-    size = tuple(maps.shape[2:])
-    pool = AdaPool2d(2, beta_size=(size[0] // 2, size[1] // 2))
-    ends = SoftPool2d(2)(maps), EDSCWPool2d(2)(maps)  # y is linear in beta between them: no pool runs in the loop
-
-    def loss(_: int) -> Tensor:
-        return nn.functional.mse_loss(enlarged(torch.lerp(*ends, pool.beta.expand_as(ends[0])), size, way), maps)
-
-    descend(loss, pool.parameters(), steps, rate=rate, weight_decay=0.0, label="fit beta", progress=progress)
+    wide = maps.double()
+    em, edscw, mean = SoftPool2d(2)(wide), EDSCWPool2d(2)(wide), nn.functional.avg_pool2d(wide, 2)
+    d = edscw - em
+    length = d.square().sum((0, 1))
+    beta = (d * (mean - em)).sum((0, 1)) / length.masked_fill(length == 0, 1)  # equal ends: any beta, here 0
+    pool = AdaPool2d(2, beta_size=tuple(beta.shape))
+    with torch.no_grad():
+        pool.raw_beta.copy_(beta.clamp(0, 1).logit())
     return pool
 
 
