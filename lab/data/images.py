@@ -1,6 +1,7 @@
 """Images that come with scikit-learn, and what can be done to a set of them."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
