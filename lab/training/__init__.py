@@ -49,11 +49,12 @@ from lab.training.losses import LOSSES
 from lab.training.map_classifier import SHRINKING, MapNet, map_classifier
 from lab.training.metaformer import MIXERS, metaformer
 from lab.training.modalities import Instructed, instructed
+from lab.training.multiply_adds import multiply_adds
 from lab.training.patches import patch_classifier
 from lab.training.placements import PlacedNet, Supernets, placements, supernets
 from lab.training.projection import HEADS, Headed, projected
 from lab.training.recipe import STUDY, Recipe
-from lab.training.regions import multiply_adds, reach, region_maps, rings
+from lab.training.regions import reach, region_maps, rings
 from lab.training.relations import relation_reader
 from lab.training.restoring import enlarged, fitted_ada, kept, linear_decoder, unpooled, variance_lost
 from lab.training.retrieval import max_retrieval

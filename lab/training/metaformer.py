@@ -8,12 +8,11 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lab.geometry import patch_low_frequency
 from lab.pooling import InceptionMixer, PfLayer, PfTokenLayer, PoolMixer2d
 from lab.training.descend import descend
+from lab.training.multiply_adds import multiply_adds
 
 BRANCHES = ("convolution", "max", "attention")  # of an InceptionMixer, in the order of its channels
 
@@ -153,20 +152,12 @@ class MetaFormer(nn.Module):
         return (self(images).argmax(1) == labels).double().numpy()
 
     def cost(self) -> dict[str, int]:
-        """Parameters, those of the mixers alone, and multiply-adds of one image.
-
-        Multiply-adds are those of matrix products and convolutions, counted as they run, attention's two products
-        among them. Means and maxima of windows, norms and GELU multiply little or nothing and are left out.
-        """
+        """Parameters, those of the mixers alone, and `multiply_adds` of one image."""
         side = self.patch * self.grid[0]
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the other ones hide their products
-            self(torch.zeros(1, 1, side, side))
-        own = sum(p.numel() for block in self.blocks for p in block.mixer.parameters())
         return {
             "parameters": sum(p.numel() for p in self.parameters()),
-            "mixer parameters": own,
-            "multiply-adds": counter.get_total_flops() // 2,
+            "mixer parameters": sum(p.numel() for block in self.blocks for p in block.mixer.parameters()),
+            "multiply-adds": multiply_adds(self, torch.zeros(1, 1, side, side)),
         }
 
     @torch.no_grad()

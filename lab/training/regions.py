@@ -1,11 +1,10 @@
 """Regions of one shared feature map against the convolutions run again on each region alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from lab.training.map_classifier import MapNet
 
@@ -55,10 +54,3 @@ def reach(net: MapNet) -> int:
         elif not isinstance(part, torch.nn.ReLU):
             felt = -(-felt // 2)
     return felt
-
-
-def multiply_adds(run: Callable[..., object], *inputs: object) -> int:
-    """Multiply-adds of the convolutions and matrix products of run(*inputs), counted by torch as they run."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run(*inputs)
-    return counter.get_total_flops() // 2  # torch counts a multiplication and an addition as two
