@@ -3,8 +3,8 @@
 What an embedding is asked: evaluations from held-out packages, training_pairs from the others, and a user's own, by
 pair_task and label_tasks. lab.probes.evaluate answers.
 
-lab.data.tasks, relations and graphs have synthetic tasks whose answers are known; each loads when it is first used, as
-it needs torch.
+lab.data.tasks, relations, graphs and sets have synthetic tasks whose answers are known, bags and views draw from real
+images; each loads when it is first used, as it needs torch.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ __all__ = [
     "ImageTask",
     "Task",
     "attacked",
+    "bags",
     "cluttered",
     "corpus",
     "cued",
@@ -43,16 +44,18 @@ __all__ = [
     "read",
     "relations",
     "resized",
+    "sets",
     "split_pairs",
     "task_texts",
     "tasks",
     "training_pairs",
+    "views",
 ]
 
-SYNTHETIC = ("graphs", "relations", "tasks")
+DRAWN = ("bags", "graphs", "relations", "sets", "tasks", "views")
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name not in SYNTHETIC:
+    if name not in DRAWN:
         raise AttributeError(f"lab.data has no {name!r}; it has {', '.join(__all__)}")
     return import_module(f"lab.data.{name}")

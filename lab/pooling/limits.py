@@ -104,6 +104,9 @@ def _tokens(x: Tensor, mask: Tensor) -> Iterator[Limit]:
     size = x.abs().clamp(min=1e-6)
     yield row("GNP, p = 1, q = 1", "mean of |x|", generalized.GNP(D, p=1.0, q=1.0), stat(size, "mean"), kept)
     yield row("GNP, p = 1, q = 0", "sum of |x|", generalized.GNP(D, p=1.0, q=0.0), stat(size, "sum"), 9 * kept)
+    most = stat(size, "max")
+    above = most.max().item() * (n.max().item() ** 1e-3 - 1)
+    yield row("GNP, p = 1000, q = 0", "max of |x|, to n^(1/p) - 1 of it", generalized.GNP(D, p=1e3, q=0.0), most, above)
     yield row("sqrt_mean", "sqrt(n) mean", token.SqrtMeanPool(D), root_n * mean)
     yield row("sinks excluded, none", "mean", weighted.SinkExcludingMeanPool(D, num_sinks=0), mean)
     yield row("landmarks, chunk_size = 1", "mean", landmark.LandmarkPool(D, chunk_size=1), mean)
@@ -133,12 +136,14 @@ def _tokens(x: Tensor, mask: Tensor) -> Iterator[Limit]:
     last = torch.zeros_like(mask).scatter(1, (mask * torch.arange(1, 10)).argmax(1, keepdim=True), True)
     one = functional.segment_pool(x, last, "sum")
     yield _limit("token", "position mean, one token", "itself", token.PositionMeanPool(D)(x, last), one)
+    yield _limit("token", "AttSets, one token", "itself", attention.AttSetsPool(D).to(x.dtype)(x, last), one)
     value = keyvalue.DiscreteKeyValueBottleneck(D, num_keys=1).to(x.dtype)
     yield row("key-value, one key", "mean value", value, value.values[:, 0].mean(0).expand_as(mean))
     received = weighted.ReceivedAttentionPool(D)(x, mask, torch.full(mask.shape, 0.3, dtype=x.dtype))
     yield _limit("token", "received attention, all equal", "mean", received, mean)
     order = torch.randperm(x.shape[1])
-    for name, pool in {"PMA": attention.PMA(D), "GSP": gsp.GSP(D), "Hopfield": hopfield.HopfieldPooling(D)}.items():
+    asked = {"PMA": attention.PMA(D), "GSP": gsp.GSP(D), "Hopfield": hopfield.HopfieldPooling(D)}
+    for name, pool in (asked | {"AttSets": attention.AttSetsPool(D)}).items():
         turned = pool.to(x.dtype)(x[:, order], mask[:, order])
         yield row(f"{name}, tokens permuted", "itself", pool, turned)
 

@@ -5,8 +5,8 @@ classify        losses, targets and linear layers are: a ClassifierRecipe in, wi
 free_features   the same without a network, where theory has the answer
 projected       a contrastive encoder of planted features, under a projection head
 denoiser        a small U-Net that takes noise off images; noising is the process, UNet the net
-*_reader        readers whose pooling is the question: of relations, graphs; likewise patch_classifier, hourglass,
-                layer_head, sparse_retriever
+*_reader        readers whose pooling is the question: of relations, graphs, views, bags, sampled bags, sets; likewise
+                patch_classifier, hourglass, layer_head, sparse_retriever
 map_classifier  a small convolutional network: how its maps shrink (SHRINKING) and how they are read; regions of one map
                 against crops (region_maps); what a pooled map has kept (kept, unpooled)
 supernets       where it shrinks: words that share weights, in one net, in several, or alone (placements)
@@ -26,6 +26,8 @@ image_search    descriptors of images to search by, learnt by ArcFace, by one of
 metaformer      a classifier of images whose token mixer is one of MIXERS, with its cost
 """
 
+from lab.training.auc import AUCMargin
+from lab.training.bags import BAG_POOLS, bag_reader
 from lab.training.base import base
 from lab.training.classifier import CLASSIFIER_LOSSES, ClassifierRecipe, Mixed, mixed
 from lab.training.classify import Classified, classify
@@ -58,21 +60,26 @@ from lab.training.regions import reach, region_maps, rings
 from lab.training.relations import relation_reader
 from lab.training.restoring import enlarged, fitted_ada, kept, linear_decoder, unpooled, variance_lost
 from lab.training.retrieval import max_retrieval
+from lab.training.sampled_bags import SAMPLED_POOLS, sampled_reader
 from lab.training.several import several, together
 from lab.training.soup import soup
 from lab.training.sparse import Words, sparse_retriever
+from lab.training.sums import SET_POOLS, set_reader
 from lab.training.trials import trials
 from lab.training.unet import UNet
+from lab.training.views import VIEW_POOLS, view_reader
 from lab.training.vitals import vitals
 
 __all__ = [
-    "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS", "SCHEDULES",
-    "SEARCH_POOLS", "SHRINKING", "STUDY", "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design",
-    "FreeFeatures", "Frozen", "Headed", "HourglassShape", "Instructed", "Instruction", "MapNet", "Mixed", "Noising",
-    "PlacedNet", "Recipe", "Run", "Supernets", "Tuned", "UNet", "Words", "agreement", "base", "classify", "contrastive",
-    "corpus", "denoiser", "embedder", "enlarged", "expected_lengths", "export", "fitted_ada", "free_features", "frozen",
+    "BAG_POOLS", "CLASSIFIER_LOSSES", "DESIGNS", "HEADS", "INSTRUCTIONS", "LOSSES", "MIXERS", "READOUTS",
+    "SAMPLED_POOLS", "SCHEDULES", "SEARCH_POOLS", "SET_POOLS", "SHRINKING", "STUDY", "VIEW_POOLS", "AUCMargin",
+    "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed",
+    "HourglassShape", "Instructed", "Instruction", "MapNet", "Mixed", "Noising", "PlacedNet", "Recipe", "Run",
+    "Supernets", "Tuned", "UNet", "Words", "agreement", "bag_reader", "base", "classify", "contrastive", "corpus",
+    "denoiser", "embedder", "enlarged", "expected_lengths", "export", "fitted_ada", "free_features", "frozen",
     "graph_reader", "hourglass", "image_search", "instructed", "kept", "language_model", "layer_head", "layer_weights",
     "linear_decoder", "loads_alone", "map_classifier", "max_retrieval", "metaformer", "mixed", "multiply_adds",
     "noising", "patch_classifier", "placements", "projected", "reach", "region_maps", "relation_reader", "rings",
-    "several", "soup", "sparse_retriever", "supernets", "together", "trials", "unpooled", "variance_lost", "vitals",
+    "sampled_reader", "set_reader", "several", "soup", "sparse_retriever", "supernets", "together", "trials",
+    "unpooled", "variance_lost", "view_reader", "vitals",
 ]  # fmt: skip
