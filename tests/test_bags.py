@@ -153,6 +153,8 @@ def test_whole_bags_miss_nothing_and_samples_what_they_must(large, pool):
     np.testing.assert_array_equal(whole, again.scores(large))
     before = [buffer.clone() for buffer in made.net.pool.buffers()]
     np.testing.assert_allclose(made.missed(12, repeats=2), 0, atol=1e-6)
+    first = [made.missed(3, gamma, repeats=1) for gamma in (0.1, 1.0)]
+    np.testing.assert_array_equal(*first)  # a bag seen for the first time, whatever training left behind
     single = made.missed(1, repeats=120)
     assert single.shape == (120, 40)
     with torch.no_grad():
