@@ -16,6 +16,7 @@ embedder        a design on a base: a SentenceTransformer
 contrastive     trains it on pairs, by a loss of LOSSES
                 SimCSE (Gao et al., 2021): pairs whose positive is the query itself, on a base with dropout, which
                 alone then tells the two sides apart
+smae            masked pre-training on a list of layers and widths, before the loss "starbucks"
 soup            the mean of several trainings of one base
 frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
@@ -62,6 +63,7 @@ from lab.training.restoring import enlarged, fitted_ada, kept, linear_decoder, u
 from lab.training.retrieval import max_retrieval
 from lab.training.sampled_bags import SAMPLED_POOLS, sampled_reader
 from lab.training.several import several, together
+from lab.training.smae import smae
 from lab.training.soup import soup
 from lab.training.sparse import Words, sparse_retriever
 from lab.training.sums import SET_POOLS, set_reader
@@ -80,6 +82,6 @@ __all__ = [
     "graph_reader", "hourglass", "image_search", "instructed", "kept", "language_model", "layer_head", "layer_weights",
     "linear_decoder", "loads_alone", "map_classifier", "max_retrieval", "metaformer", "mixed", "multiply_adds",
     "noising", "patch_classifier", "placements", "projected", "reach", "region_maps", "relation_reader", "rings",
-    "sampled_reader", "set_reader", "several", "soup", "sparse_retriever", "supernets", "together", "trials",
+    "sampled_reader", "set_reader", "several", "smae", "soup", "sparse_retriever", "supernets", "together", "trials",
     "unpooled", "variance_lost", "view_reader", "vitals",
 ]  # fmt: skip

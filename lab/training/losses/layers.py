@@ -25,6 +25,14 @@ def layer_vectors(model: nn.Module, features: Features, layers: Sequence[int], f
 
     Raises ValueError for a layer or a norm that is not there, and for a model that pools its layers itself.
     """
+    out, states = layer_states(model, features, layers, final_norm)
+    return torch.stack([embedded(model, out, state) for state in states], 1)
+
+
+def layer_states(
+    model: nn.Module, features: Features, layers: Sequence[int], final_norm: str | None = None
+) -> tuple[Features, list[Tensor]]:
+    """What the transformer gives, and the token states [B, T, D] of these layers, as in layer_vectors."""
     transformer, behind = parts(model)
     if any(hasattr(module, "layer_pool") for module in behind):
         raise ValueError("this model pools over its layers itself: a layer has no embedding of its own there")
@@ -34,14 +42,15 @@ def layer_vectors(model: nn.Module, features: Features, layers: Sequence[int], f
     depth = count()
     if wrong := sorted({layer for layer in layers if not 0 <= layer <= depth}):
         raise ValueError(f"no layer {wrong}; there are 0 (embeddings) to {depth}")
-    vectors = []
-    for layer in layers:
-        state = out["token_embeddings"] if layer == depth else norm(states[layer])
-        passed = dict(out) | {"token_embeddings": state}
-        for module in behind:
-            passed = module(passed)
-        vectors.append(passed["sentence_embedding"])
-    return torch.stack(vectors, 1)
+    return out, [out["token_embeddings"] if layer == depth else norm(states[layer]) for layer in layers]
+
+
+def embedded(model: nn.Module, out: Features, state: Tensor) -> Tensor:
+    """[B, D]: the text embeddings that what stands behind the transformer makes of these token states."""
+    passed = dict(out) | {"token_embeddings": state}
+    for module in parts(model)[1]:
+        passed = module(passed)
+    return passed["sentence_embedding"]
 
 
 def depth_of(model: nn.Module) -> int:
