@@ -13,6 +13,7 @@ import traitlets
 import xarray as xr
 
 import lab
+from lab.training.losses.contrast import InfoNCE
 from lab.widgets.around import around
 from lab.widgets.live import FIGURE, finite, plain, script
 from lab.widgets.maps import Maps
@@ -611,6 +612,40 @@ def test_an_embedder_is_stopped_and_resumed_with_the_model_as_it_stands(tmp_path
     np.testing.assert_array_equal(run.curve.held_out, whole.curve.held_out)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(run.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("at", [1, 4])  # before the first checkpoint, and behind it
+def test_an_embedder_that_fails_midway_begins_again_from_the_model_it_was_given(tmp_path, monkeypatch, kept, at):
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+    pairs = pd.DataFrame({"query": [f"what is {w}" for w in words], "positive": [f"{w} is a letter" for w in words]})
+    small = lab.models.tiny("bert", layers=1, dim=16, heads=2)
+    models = [lab.training.embedder(small, "mean, both ways", device="cpu") for _ in range(2)]
+    before = {name: value.clone() for name, value in models[0].state_dict().items()}
+    calls = []
+
+    def failing(self, batch):
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise RuntimeError("the power went out")
+        return whole(self, batch)
+
+    whole = InfoNCE.of
+    monkeypatch.setattr(InfoNCE, "of", failing)
+    how = {"steps": 6, "batch": 4, "rate": 1e-2, "every": 3, "loss": "in_batch_or_own"}
+    train = functools.partial(lab.training.contrastive, pairs, models[0], **how, folder=tmp_path if kept else None)
+    widget = lab.widgets.cockpit(train)
+    widget.start()
+    assert widget.wait(60) is None
+    assert (widget.state, widget.message) == ("failed", "RuntimeError: the power went out")
+    assert all(torch.equal(value, before[name]) for name, value in models[0].state_dict().items())
+    assert not models[0].training
+    assert all(p.grad is None for p in models[0].parameters())
+    widget.start()
+    run = widget.wait(60)
+    assert (widget.state, widget.message, run.steps) == ("done", "", 6)
+    want = lab.training.contrastive(pairs, models[1], **how, progress=False).model
+    assert all(torch.equal(run.model.state_dict()[name], value) for name, value in want.state_dict().items())
 
 
 def test_a_training_that_fails_is_a_message_and_may_be_tried_again():

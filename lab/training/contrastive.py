@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -76,6 +76,7 @@ def contrastive(
     any SentenceTransformer. loss: a name of lab.training.losses.LOSSES, or a callable loss(model) that gives a module,
     forward(sentence_features, labels) -> loss; its own parameters are trained too.
     Two stages are two calls: the second gets the first one's .model, other pairs, and another loss.
+    A call that fails or is interrupted leaves the model as it got it, so that it can be called again.
 
     steps, batch (pairs a step and device), rate (its peak; warmed up linearly over the share `warmup` of the steps,
     then down to 0 linearly), AdamW, gradients clipped to a norm of 1; seed: which pairs stand in which batch.
@@ -128,13 +129,30 @@ def contrastive(
         if keep is not None:
             _claim(keep, said | {"model": _fingerprint(model)})
         try:
-            run = _trained(stepper, model, steps, every, patience, see, progress)
+            with _put_back(stepper.loss, Path(aside) / "before.safetensors"):
+                run = _trained(stepper, model, steps, every, patience, see, progress)
         finally:
             # trainer and callbacks hold each other: the optimiser, twice the weights, would outlive the next training
             vars(stepper).clear()
         if keep is not None and run.ended == "asked":
             _write(keep, said | {"model": json.loads((keep / SAID).read_text())["model"], "left": _fingerprint(model)})
     return run
+
+
+@contextmanager
+def _put_back(loss: nn.Module, path: Path) -> Iterator[None]:
+    """What is trained, kept on disk and put back where the block is left by an error: memory is the training's."""
+    from safetensors.torch import save_file
+
+    from lab.training.stepper import kept, load
+
+    save_file(kept(loss), path)
+    with ExitStack() as failed:
+        failed.callback(loss.eval)
+        failed.callback(loss.zero_grad, set_to_none=True)
+        failed.callback(load, loss, path)
+        yield
+        failed.pop_all()
 
 
 @contextmanager
@@ -281,11 +299,13 @@ def _claim(folder: Path, said: dict[str, Any]) -> None:
     path, now = folder / SAID, json.loads(json.dumps(said))
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
-        if there.pop("left", None) == now["model"]:  # as who looks has left it: its checkpoint is that of the first
+        left = there.pop("left", None)
+        if left == now["model"]:  # as who looks has left it: its checkpoint is that of the first
             now["model"] = there["model"]
         other = {k: f"{there.get(k)!r} there, {now.get(k)!r} asked" for k in there | now if there.get(k) != now.get(k)}
         if other:
             raise ValueError(f"{folder} holds another run: {other}; give another folder, or delete this one")
+        now |= {} if left is None else {"left": left}  # it may fail, and be called again as it was left
     _write(folder, now)
     shutil.rmtree(folder / "part", ignore_errors=True)  # what a kill left of a checkpoint
 
