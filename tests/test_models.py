@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig
 
-from lab import models
+from lab import models, training
 from lab.blocks import find_blocks
 
 load_module = importlib.import_module("lab.models.load")  # the name in the package is the function
@@ -84,6 +84,7 @@ def test_an_unknown_name_is_refused(name):
     ("kind", "causal", "normed"),
     [
         ("llama", True, (False, False, False, True)),
+        ("qwen3", True, (False, False, False, True)),
         ("gpt2", True, (False, False, False, True)),
         ("bert", False, (True, True, True, True)),
         ("vit", False, (False, False, False, True)),
@@ -95,6 +96,16 @@ def test_tiny_models_say_what_they_are(kind, causal, normed):
     assert (small.tokenizer is None) == (kind == "vit")
     modules = dict(small.model.named_modules())
     assert len({type(modules[name]) for name in small.blocks}) == 1
+
+
+def test_a_tiny_model_reads_with_the_tokenizer_it_is_given(tmp_path):
+    made = {"layers": 1, "dim": 8, "heads": 2, "pieces": 60, "window": 8, "steps": 1, "batch": 2}
+    place = training.base(["alpha beta gamma delta"] * 9, **made, folder=tmp_path, progress=False)
+    reader = models.load(str(place)).tokenizer
+    small = models.tiny("gpt2", layers=1, dim=8, heads=2, tokenizer=reader)
+    assert small.tokenizer is reader
+    assert small.model.config.vocab_size == len(reader) < 100
+    assert small.recipe().model.config.vocab_size == len(reader)
 
 
 def test_causality_is_found_by_running_not_by_name():

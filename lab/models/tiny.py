@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -27,6 +28,14 @@ def _llama(layers: int, dim: int, heads: int, vocab: int, window: int) -> object
     return LlamaConfig(**_shape(layers, dim, heads), num_key_value_heads=heads, **reads, **ends)
 
 
+def _qwen3(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
+    from transformers import Qwen3Config
+
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    reads = {"vocab_size": vocab, "max_position_embeddings": window}
+    return Qwen3Config(**_shape(layers, dim, heads), num_key_value_heads=heads, head_dim=dim // heads, **reads, **ends)
+
+
 def _gpt2(layers: int, dim: int, heads: int, vocab: int, window: int) -> object:
     from transformers import GPT2Config
 
@@ -46,15 +55,24 @@ def _vit(layers: int, dim: int, heads: int, vocab: int, window: int) -> object: 
     return ViTConfig(**_shape(layers, dim, heads), image_size=8, patch_size=2, num_channels=1)
 
 
-TINY = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "vit": _vit}
+TINY = {"llama": _llama, "qwen3": _qwen3, "gpt2": _gpt2, "bert": _bert, "vit": _vit}
 
 
-def tiny(kind: str, *, layers: int = 4, dim: int = 128, heads: int = 4, window: int = 512, seed: int = 0) -> Loaded:
+def tiny(
+    kind: str,
+    *,
+    layers: int = 4,
+    dim: int = 128,
+    heads: int = 4,
+    window: int = 512,
+    seed: int = 0,
+    tokenizer: Any = None,
+) -> Loaded:
     """A small model of the given kind with random weights drawn from the seed, on the CPU.
 
-    kind: "llama" and "gpt2" (causal), "bert" (bidirectional), or "vit" (8 x 8 images of one channel, such as
+    kind: "llama", "qwen3" and "gpt2" (causal), "bert" (bidirectional), or "vit" (8 x 8 images of one channel, such as
     lab.data.digits(), in patches of 2 x 2). Text models read with the bundled WordPiece tokenizer, so that any
-    text works without a download. The caller's random state is left as it was.
+    text works without a download, or with the tokenizer given. The caller's random state is left as it was.
 
     Raises ValueError for an unknown kind, or a width that the heads do not divide.
     """
@@ -67,13 +85,13 @@ def tiny(kind: str, *, layers: int = 4, dim: int = 128, heads: int = 4, window: 
             f"got layers={layers}, dim={dim}, heads={heads}; needed are at least one layer and a dim that is a "
             "multiple of 2 * heads (rotary positions pair the coordinates of a head)"
         )
-    tokenizer = None if kind == "vit" else _tokenizer()
-    vocab = len(tokenizer) if tokenizer else 0
+    reader = None if kind == "vit" else _tokenizer() if tokenizer is None else tokenizer
+    vocab = len(reader) if reader else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModel.from_config(TINY[kind](layers, dim, heads, vocab, window))
-    drawn = describe(f"tiny-{kind}", f"random weights, seed {seed}", model, tokenizer, window if tokenizer else None)
-    again = partial(tiny, kind, layers=layers, dim=dim, heads=heads, window=window, seed=seed)
+    drawn = describe(f"tiny-{kind}", f"random weights, seed {seed}", model, reader, window if reader else None)
+    again = partial(tiny, kind, layers=layers, dim=dim, heads=heads, window=window, seed=seed, tokenizer=tokenizer)
     return replace(drawn, recipe=again)
 
 

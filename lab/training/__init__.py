@@ -18,6 +18,7 @@ contrastive     trains it on pairs, by a loss of LOSSES
                 alone then tells the two sides apart
 smae            masked pre-training on a list of layers and widths, before the loss "starbucks"
 soup            the mean of several trainings of one base
+architectures   the same recipe on tiny decoders of several architectures
 frozen          its embeddings and lower blocks held as they are meanwhile
 trials          designs x seeds on all cores, each run kept
 export          a trained one saved, and tried in a fresh Python; loads_alone: without this package?
@@ -27,6 +28,7 @@ image_search    descriptors of images to search by, learnt by ArcFace, by one of
 metaformer      a classifier of images whose token mixer is one of MIXERS, with its cost
 """
 
+from lab.training.architectures import architectures
 from lab.training.auc import AUCMargin
 from lab.training.bags import BAG_POOLS, bag_reader
 from lab.training.base import base
@@ -77,11 +79,11 @@ __all__ = [
     "SAMPLED_POOLS", "SCHEDULES", "SEARCH_POOLS", "SET_POOLS", "SHRINKING", "STUDY", "VIEW_POOLS", "AUCMargin",
     "Classified", "ClassifierRecipe", "Corpus", "Denoiser", "Design", "FreeFeatures", "Frozen", "Headed",
     "HourglassShape", "Instructed", "Instruction", "MapNet", "Mixed", "Noising", "PlacedNet", "Recipe", "Run",
-    "Supernets", "Tuned", "UNet", "Words", "agreement", "bag_reader", "base", "classify", "contrastive", "corpus",
-    "denoiser", "embedder", "enlarged", "expected_lengths", "export", "fitted_ada", "free_features", "frozen",
-    "graph_reader", "hourglass", "image_search", "instructed", "kept", "language_model", "layer_head", "layer_weights",
-    "linear_decoder", "loads_alone", "map_classifier", "max_retrieval", "metaformer", "mixed", "multiply_adds",
-    "noising", "patch_classifier", "placements", "projected", "reach", "region_maps", "relation_reader", "rings",
-    "sampled_reader", "set_reader", "several", "smae", "soup", "sparse_retriever", "supernets", "together", "trials",
-    "unpooled", "variance_lost", "view_reader", "vitals",
+    "Supernets", "Tuned", "UNet", "Words", "agreement", "architectures", "bag_reader", "base", "classify",
+    "contrastive", "corpus", "denoiser", "embedder", "enlarged", "expected_lengths", "export", "fitted_ada",
+    "free_features", "frozen", "graph_reader", "hourglass", "image_search", "instructed", "kept", "language_model",
+    "layer_head", "layer_weights", "linear_decoder", "loads_alone", "map_classifier", "max_retrieval", "metaformer",
+    "mixed", "multiply_adds", "noising", "patch_classifier", "placements", "projected", "reach", "region_maps",
+    "relation_reader", "rings", "sampled_reader", "set_reader", "several", "smae", "soup", "sparse_retriever",
+    "supernets", "together", "trials", "unpooled", "variance_lost", "view_reader", "vitals",
 ]  # fmt: skip
