@@ -79,5 +79,6 @@ def _drawn(kind: str, tokenizer: Any, layers: int, dim: int, window: int, dropou
     # query and document stand one after the other where they are generated
     small = models.tiny(kind, layers=layers, dim=dim, heads=2, window=2 * window, seed=seed, tokenizer=tokenizer)
     drops = dict.fromkeys(("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"), dropout)
-    small.model.config.update(drops | {"tie_word_embeddings": True})  # read when the embedder makes it anew
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    small.model.config.update(drops | ends | {"tie_word_embeddings": True})  # read when the embedder makes it anew
     return small
