@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lab.capture.states import states
 from lab.models import Loaded
+from lab.pooling import LastPool
 
 ONE_WORD = 'This sentence : "{}" means in one word : "'
 
@@ -22,12 +22,11 @@ class TokenBefore(nn.Module):
 
     def __init__(self, behind: int) -> None:
         super().__init__()
-        self.behind = behind
+        self.behind, self.last = behind, LastPool()
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
         left = mask.flip(1).cumsum(1).flip(1)  # real tokens from here on, this one among them
-        at = mask & (left == self.behind + 1)
-        return torch.where(at[..., None], x, 0).sum(1)
+        return self.last(x, mask & (left > self.behind))
 
 
 def asked(
